@@ -1,0 +1,2 @@
+//! identity/server
+fn main() {}
