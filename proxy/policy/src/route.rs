@@ -200,6 +200,8 @@ impl Pattern {
         if source.len() > MAX_PATTERN {
             return Err(error(format!("it is longer than {MAX_PATTERN} characters")));
         }
+        // Alone first: `a)|(b` must not close the group that anchors it.
+        Regex::new(source).map_err(|e| error(e.to_string()))?;
         let regex = Regex::new(&format!("^(?:{source})$")).map_err(|e| error(e.to_string()))?;
         Ok(Self { source: source.to_owned(), regex })
     }

@@ -69,6 +69,7 @@ fn patterns_are_anchored_and_bounded() {
     let pattern = Pattern::parse("/v[12]|/x").unwrap();
     assert!(pattern.holds("/v1") && pattern.holds("/x"));
     assert!(!pattern.holds("/v1/more") && !pattern.holds("a/x"));
+    assert!(Pattern::parse("/a)|(?:/b").is_err());
     assert!(Pattern::parse("(").unwrap_err().to_string().contains("regular expression"));
     assert!(Pattern::parse(&"a".repeat(2000)).is_err());
 }
