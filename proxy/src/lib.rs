@@ -26,8 +26,12 @@
 //! Every failure is an [`Error`] with a [`proto::Reason`]: the word that the response, the log, the metric and the
 //! failure ring share.
 
+pub mod args;
 pub mod balance;
+pub mod detect;
 pub mod error;
 pub mod http;
+pub mod net;
+pub mod redirect;
 
 pub use error::{Error, Fault};

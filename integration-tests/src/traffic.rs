@@ -1,1 +1,0 @@
-//! Clients and servers for the tests and the benchmark.

@@ -1,0 +1,6 @@
+//! Sockets and streams: everything that knows bytes and addresses, and nothing about protocols.
+
+pub mod copy;
+pub mod listen;
+pub mod orig_dst;
+pub mod prefixed;
