@@ -1,1 +1,7 @@
-//! integration-tests
+//! What the tests of the whole mesh share. Development only: nothing here ships.
+//!
+//! - [`lint`]: the house rules that no compiler and no Clippy lint checks.
+//! - [`traffic`]: clients and servers for the tests, run inside pods by the `traffic` program.
+
+pub mod lint;
+pub mod traffic;

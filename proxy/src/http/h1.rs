@@ -5,9 +5,12 @@
 
 pub mod body;
 pub mod buffer;
+pub mod connection;
 pub mod error;
+pub mod exchange;
 mod fields;
 pub mod parse;
+pub mod relay;
 pub mod write;
 
 #[cfg(test)]
