@@ -1,5 +1,7 @@
 //! The house rules, applied to this tree. What each rule says and finds stands in `src/lint`.
 
+#![expect(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "an integration test is all tests")]
+
 use std::path::{Path, PathBuf};
 
 use integration_tests::lint::{Source, layout, read_tree, run, style, walls};
@@ -76,7 +78,16 @@ fn one_feature_set_for_every_build() {
     let together = listing(&["-p", "meshctl", "-p", "controller", "-p", "identity-server", "-p", "proxy"]);
     none(&walls::built_twice(&listing(&["-p", "meshctl"]), &together));
     let with_tests = listing(&[
-        "-p", "meshctl", "-p", "controller", "-p", "identity-server", "-p", "proxy", "-p", "integration-tests",
+        "-p",
+        "meshctl",
+        "-p",
+        "controller",
+        "-p",
+        "identity-server",
+        "-p",
+        "proxy",
+        "-p",
+        "integration-tests",
     ]);
     none(&walls::built_twice(&together, &with_tests));
 }

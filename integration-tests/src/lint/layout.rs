@@ -50,7 +50,8 @@ pub fn module_names(tree: &[Source]) -> Vec<String> {
 pub fn orphans(tree: &[Source]) -> Vec<String> {
     let files: HashMap<&str, &Source> =
         tree.iter().filter(|source| source.is_rust()).map(|source| (source.path.as_str(), source)).collect();
-    let mut open: Vec<String> = files.keys().filter(|path| is_root(path, tree)).map(|path| (*path).to_owned()).collect();
+    let mut open: Vec<String> =
+        files.keys().filter(|path| is_root(path, tree)).map(|path| (*path).to_owned()).collect();
     let mut reached: BTreeSet<String> = open.iter().cloned().collect();
     let roots = reached.clone();
     while let Some(path) = open.pop() {

@@ -31,8 +31,8 @@ pub fn opens_with_purpose(source: &Source) -> Vec<String> {
 pub fn size(source: &Source) -> Vec<String> {
     let mut problems = Vec::new();
     let lines = source.text.lines().count();
-    let code = [".rs", ".py", ".sh", ".proto"].iter().any(|end| source.path.ends_with(end))
-        || source.text.starts_with("#!");
+    let code =
+        [".rs", ".py", ".sh", ".proto"].iter().any(|end| source.path.ends_with(end)) || source.text.starts_with("#!");
     if code && lines > MAX_LINES {
         problems.push(format!("{}: {lines} lines, the limit is {MAX_LINES}: split it", source.path));
     }
@@ -70,7 +70,8 @@ pub fn banners(source: &Source) -> Vec<String> {
     }
     let drawn = |line: &str| {
         let rest = line.trim_start().trim_start_matches('/').trim_start();
-        line.trim_start().starts_with("//") && ["-----", "=====", "*****", "#####", "─────"].iter().any(|b| rest.starts_with(b))
+        line.trim_start().starts_with("//")
+            && ["-----", "=====", "*****", "#####", "─────"].iter().any(|b| rest.starts_with(b))
     };
     let lines = source.text.lines().enumerate().filter(|(_, line)| drawn(line));
     lines.map(|(number, _)| format!("{}:{}: no banners", source.path, number + 1)).collect()

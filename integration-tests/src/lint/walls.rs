@@ -36,7 +36,8 @@ pub fn broken(package: &str, never: &[&str], listing: &str) -> Vec<String> {
 /// features`. Such a crate would be compiled twice by the two commands of the README.
 pub fn built_twice(alone: &str, together: &str) -> Vec<String> {
     let all: std::collections::HashSet<&str> = together.lines().map(unmarked).collect();
-    let mut twice: Vec<String> = alone.lines().map(unmarked).filter(|line| !all.contains(line)).map(str::to_owned).collect();
+    let mut twice: Vec<String> =
+        alone.lines().map(unmarked).filter(|line| !all.contains(line)).map(str::to_owned).collect();
     twice.sort();
     twice.dedup();
     twice

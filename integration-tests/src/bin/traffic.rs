@@ -1,0 +1,39 @@
+//! Clients and servers of the tests as one program, to be started inside pods. See [`integration_tests::traffic`].
+
+use std::net::SocketAddr;
+
+use clap::Parser;
+use integration_tests::traffic::{bytes, load, serve};
+
+/// Clients and servers for the tests of the mesh.
+#[derive(Debug, Parser)]
+enum Command {
+    /// Requests at a fixed rate; prints a JSON report.
+    Load(load::LoadOptions),
+    /// Serves HTTP/1, HTTP/2 and gRPC.
+    Serve(serve::ServeOptions),
+    /// Sends back whatever comes.
+    Echo { listen: SocketAddr },
+    /// Reads and forgets.
+    Sink { listen: SocketAddr },
+    /// Writes as fast as it can; prints the number of bytes.
+    Blast { target: SocketAddr, connections: usize, seconds: u64 },
+    /// Uses one connection until SIGTERM; prints a JSON report.
+    Ping { target: SocketAddr },
+    /// Holds connections open until SIGTERM.
+    Hold { target: SocketAddr, connections: usize },
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    match Command::parse() {
+        Command::Load(options) => println!("{}", serde_json::to_string(&load::run(&options).await?)?),
+        Command::Serve(options) => serve::run(&options).await?,
+        Command::Echo { listen } => bytes::echo(listen).await?,
+        Command::Sink { listen } => bytes::sink(listen)?,
+        Command::Blast { target, connections, seconds } => println!("{}", bytes::blast(target, connections, seconds)?),
+        Command::Ping { target } => println!("{}", serde_json::to_string(&bytes::ping(target).await?)?),
+        Command::Hold { target, connections } => bytes::hold(target, connections).await?,
+    }
+    Ok(())
+}

@@ -1,0 +1,193 @@
+//! An open loop: every request starts when its time has come, however the earlier ones fare.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use super::response::{Connection, Response};
+use super::told_to_stop;
+
+/// What to send, and how fast.
+#[derive(Debug, Clone, clap::Args)]
+pub struct LoadOptions {
+    /// `address:port` to connect to.
+    #[arg(long)]
+    pub target: String,
+    /// Host header.
+    #[arg(long, default_value = "test")]
+    pub host: String,
+    /// Path of every request.
+    #[arg(long, default_value = "/")]
+    pub path: String,
+    /// Requests per second.
+    #[arg(long, default_value_t = 500)]
+    pub rate: u32,
+    /// Out of 100 requests, how many open a connection of their own; the others keep theirs alive.
+    #[arg(long, default_value_t = 20)]
+    pub fresh: u32,
+    /// Seconds to run; without it, until SIGTERM.
+    #[arg(long)]
+    pub seconds: Option<u64>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadReport {
+    /// Requests started.
+    pub sent: u64,
+    /// Requests answered with 200 in full.
+    pub succeeded: u64,
+    /// All others, by what happened.
+    pub failures: BTreeMap<String, u64>,
+    /// Answers by the name of the server.
+    pub served: BTreeMap<String, Served>,
+    /// Connections opened.
+    pub connections: u64,
+    /// Median from the scheduled start to the end of the response, in microseconds.
+    pub p50_us: u64,
+    /// 99th percentile, likewise.
+    pub p99_us: u64,
+    /// The longest, likewise.
+    pub max_us: u64,
+}
+
+/// One server's share.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Served {
+    /// Answers.
+    pub count: u64,
+    /// When the request of the last answer was sent, in milliseconds since 1970.
+    pub last_ms: u64,
+}
+
+impl LoadReport {
+    /// Requests that did not end in a whole 200.
+    pub fn failed(&self) -> u64 {
+        self.sent - self.succeeded
+    }
+}
+
+/// Runs until the time is over or SIGTERM, lets what is in flight finish, and reports.
+pub async fn run(options: &LoadOptions) -> anyhow::Result<LoadReport> {
+    if options.rate == 0 {
+        bail!("--rate must be at least 1");
+    }
+    let request = format!("GET {} HTTP/1.1\r\nHost: {}\r\n\r\n", options.path, options.host);
+    let state = Rc::new(State {
+        target: options.target.clone(),
+        request: request.into_bytes(),
+        idle: RefCell::default(),
+        report: RefCell::default(),
+        latencies: RefCell::default(),
+    });
+    let over = Duration::from_secs(options.seconds.unwrap_or(u64::MAX / 4));
+    let tasks = tokio::task::LocalSet::new();
+    tasks
+        .run_until(async {
+            tokio::select! {
+                _ = timeout(over, start_requests(&state, options)) => {}
+                stopped = told_to_stop() => stopped?,
+            }
+            anyhow::Ok(())
+        })
+        .await?;
+    tasks.await;
+    let latencies = state.latencies.take();
+    let mut report = state.report.take();
+    summarize(&mut report, latencies);
+    Ok(report)
+}
+
+/// Shared by the requests of one run, all on one thread.
+#[derive(Debug)]
+struct State {
+    target: String,
+    request: Vec<u8>,
+    idle: RefCell<Vec<Connection>>,
+    report: RefCell<LoadReport>,
+    latencies: RefCell<Vec<u64>>,
+}
+
+async fn start_requests(state: &Rc<State>, options: &LoadOptions) {
+    let mut ticks = interval(Duration::from_secs(1) / options.rate);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    for number in 0_u64.. {
+        let due = ticks.tick().await;
+        // Spread evenly: 20 of 100 means every fifth.
+        let share = u64::from(options.fresh);
+        let fresh = (number + 1) * share / 100 != number * share / 100;
+        tokio::task::spawn_local(one(state.clone(), due, fresh));
+    }
+}
+
+async fn one(state: Rc<State>, due: Instant, fresh: bool) {
+    state.report.borrow_mut().sent += 1;
+    let sent_ms = now_ms();
+    let outcome = timeout(PATIENCE, exchange(&state, fresh)).await.context("no answer in time");
+    let outcome = outcome.and_then(|inner| inner);
+    let mut report = state.report.borrow_mut();
+    match outcome {
+        Ok(response) if response.status == 200 => {
+            report.succeeded += 1;
+            let served = report.served.entry(response.served_by).or_default();
+            served.count += 1;
+            served.last_ms = served.last_ms.max(sent_ms);
+        }
+        Ok(response) => {
+            let what = format!("{} {}", response.status, response.proxy_status);
+            *report.failures.entry(what).or_default() += 1;
+        }
+        Err(error) => *report.failures.entry(format!("{error:#}")).or_default() += 1,
+    }
+    let took = Instant::now().duration_since(due).as_micros();
+    state.latencies.borrow_mut().push(u64::try_from(took).unwrap_or(u64::MAX));
+}
+
+async fn exchange(state: &State, fresh: bool) -> anyhow::Result<Response> {
+    let kept = if fresh { None } else { kept_alive(state) };
+    let reused = kept.is_some();
+    let mut connection = match kept {
+        Some(connection) => connection,
+        None => {
+            state.report.borrow_mut().connections += 1;
+            Connection::open(&state.target).await?
+        }
+    };
+    let response = connection.exchange(&state.request).await;
+    let response = response.context(if reused { "on a kept connection" } else { "on a new connection" })?;
+    if response.reusable && !fresh {
+        state.idle.borrow_mut().push(connection);
+    }
+    Ok(response)
+}
+
+/// The connection used last among those that still stand.
+fn kept_alive(state: &State) -> Option<Connection> {
+    let mut idle = state.idle.borrow_mut();
+    while let Some(connection) = idle.pop() {
+        if connection.is_usable() {
+            return Some(connection);
+        }
+    }
+    None
+}
+
+fn summarize(report: &mut LoadReport, mut latencies: Vec<u64>) {
+    latencies.sort_unstable();
+    let at = |percent: usize| latencies.get((latencies.len() * percent / 100).min(latencies.len().max(1) - 1)).copied();
+    report.p50_us = at(50).unwrap_or_default();
+    report.p99_us = at(99).unwrap_or_default();
+    report.max_us = at(100).unwrap_or_default();
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is after 1970");
+    u64::try_from(since.as_millis()).expect("milliseconds fit for 500 million years")
+}
+
+const PATIENCE: Duration = Duration::from_secs(10);
