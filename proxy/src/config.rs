@@ -17,7 +17,10 @@ pub struct Config {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// Nobody wrote it.
-    #[error("the environment variable {} is not set; the injector and meshctl demo write it", names::BOOTSTRAP_VARIABLE)]
+    #[error(
+        "the environment variable {} is not set; the injector and meshctl demo write it",
+        names::BOOTSTRAP_VARIABLE
+    )]
     Missing,
     /// It was written wrongly.
     #[error(transparent)]

@@ -28,10 +28,14 @@
 
 pub mod args;
 pub mod balance;
+pub mod config;
+pub mod control;
 pub mod detect;
+pub mod drain;
 pub mod error;
 pub mod http;
 pub mod net;
 pub mod redirect;
+pub mod telemetry;
 
 pub use error::{Error, Fault};

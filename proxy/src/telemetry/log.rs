@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::{Registry, fmt, reload};
 
@@ -68,7 +68,8 @@ fn parse(filter: &str) -> Result<Targets, LogError> {
     }
     // A bare word is either a level or a target; `inof` would silently become a target that switches everything off.
     for part in filter.trim().split(',') {
-        if !part.contains('=') && part.parse::<tracing_subscriber::filter::LevelFilter>().is_err() {
+        let level = !part.is_empty() && part.parse::<LevelFilter>().is_ok();
+        if !level && !part.contains('=') {
             return Err(malformed(format!("{part:?} is no level")));
         }
     }
