@@ -4,6 +4,7 @@ use std::fmt::{Display, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use identity::HandshakeFailure;
 use proto::Reason;
 use proto::names::metric;
 
@@ -91,13 +92,12 @@ impl Exposition {
     fn fixed(&self) -> String {
         let registry = &self.metrics.0;
         let mut text = Text::default();
-        for (name, help, table) in [
-            (metric::FAILURES, "Responses and closed connections the mesh itself caused.", &registry.failures),
-            (metric::TLS_FAILURES, "Refused or failed mesh TLS handshakes.", &registry.handshakes),
-        ] {
-            text.family(name, "counter", help);
-            by_reason(&mut text, name, table);
-        }
+        text.family(metric::FAILURES, "counter", "Responses and closed connections the mesh itself caused.");
+        let words = Reason::ALL.iter().map(|reason| reason.as_str());
+        by_reason(&mut text, metric::FAILURES, &registry.failures, words);
+        text.family(metric::TLS_FAILURES, "counter", "Refused or failed mesh TLS handshakes.");
+        let words = HandshakeFailure::ALL.iter().map(|reason| reason.as_str());
+        by_reason(&mut text, metric::TLS_FAILURES, &registry.handshakes, words);
         text.family(metric::RETRIES, "counter", "Requests tried again.");
         for outcome in RetryOutcome::ALL {
             let count = registry.retries[outcome as usize].load(Relaxed);
@@ -184,12 +184,18 @@ impl Iterator for Exposition {
     }
 }
 
-fn by_reason(text: &mut Text, name: &str, table: &[Box<[AtomicU64]>; 2]) {
+/// Only what happened: most reasons never do.
+fn by_reason(
+    text: &mut Text,
+    name: &str,
+    table: &[Box<[AtomicU64]>; 2],
+    words: impl Iterator<Item = &'static str> + Clone,
+) {
     for direction in Direction::ALL {
-        for reason in Reason::ALL {
-            let count = table[direction as usize][*reason as usize].load(Relaxed);
+        for (word, count) in words.clone().zip(&table[direction as usize]) {
+            let count = count.load(Relaxed);
             if count > 0 {
-                text.sample(name, &[("direction", direction.as_str()), ("reason", reason.as_str())], count);
+                text.sample(name, &[("direction", direction.as_str()), ("reason", word)], count);
             }
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use identity::HandshakeFailure;
 use parking_lot::Mutex;
 use proto::Reason;
 
@@ -33,7 +34,7 @@ impl Metrics {
             tables: Mutex::default(),
             refused: AtomicU64::new(0),
             failures: by_direction(|| Reason::ALL.iter().map(|_| AtomicU64::new(0)).collect()),
-            handshakes: by_direction(|| Reason::ALL.iter().map(|_| AtomicU64::new(0)).collect()),
+            handshakes: by_direction(|| HandshakeFailure::ALL.iter().map(|_| AtomicU64::new(0)).collect()),
             retries: Default::default(),
             in_flight: Default::default(),
             connections: Default::default(),
@@ -79,7 +80,7 @@ impl Metrics {
     }
 
     /// Counts a mesh TLS handshake that was refused or failed.
-    pub fn tls_failure(&self, reason: Reason, direction: Direction) {
+    pub fn tls_failure(&self, reason: HandshakeFailure, direction: Direction) {
         self.0.handshakes[direction as usize][reason as usize].fetch_add(1, Relaxed);
     }
 
