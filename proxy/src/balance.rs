@@ -14,6 +14,10 @@ use std::time::Duration;
 use policy::{Endpoint, Endpoints};
 use tokio::time::Instant;
 
+pub mod backend;
+
+pub use backend::Backend;
+
 /// The endpoints of one backend, as one worker sees them.
 #[derive(Debug, Default)]
 pub struct Members {

@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use identity::HandshakeFailure;
 use policy::ServicePort;
 use proto::Reason;
 
@@ -46,28 +47,14 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
-    /// The handshake broke off.
+    /// No mesh TLS came about, or with somebody else than it should have.
     #[error("mesh TLS with {address} failed: {problem}")]
-    TlsFailed {
+    Tls {
         /// The other side.
         address: SocketAddr,
-        /// What rustls or the peer said.
-        problem: String,
-    },
-    /// Trusted, but somebody else.
-    #[error("{address} is not the workload it should be: {problem}")]
-    TlsIdentityMismatch {
-        /// The other side.
-        address: SocketAddr,
-        /// Which identity was shown, and which expected.
-        problem: String,
-    },
-    /// Not trusted.
-    #[error("the certificate of {address} is not trusted: {problem}")]
-    TlsUntrusted {
-        /// The other side.
-        address: SocketAddr,
-        /// What is wrong with it.
+        /// Why, in one word.
+        failure: HandshakeFailure,
+        /// Why, for people.
         problem: String,
     },
     /// We have nothing to show.
@@ -153,9 +140,7 @@ impl Error {
             Self::ConnectRefused(_) => Reason::ConnectRefused,
             Self::ConnectTimeout { .. } => Reason::ConnectTimeout,
             Self::ConnectFailed { .. } | Self::OwnPort(_) => Reason::ConnectFailed,
-            Self::TlsFailed { .. } => Reason::TlsFailed,
-            Self::TlsIdentityMismatch { .. } => Reason::TlsIdentityMismatch,
-            Self::TlsUntrusted { .. } => Reason::TlsUntrusted,
+            Self::Tls { failure, .. } => handshake_reason(*failure),
             Self::CertificateUnavailable => Reason::CertificateUnavailable,
             Self::ConnectionClosed(_) => Reason::ConnectionClosed,
             Self::ConnectionLost(_) => Reason::ConnectionLost,
@@ -254,6 +239,23 @@ impl Error {
             | Reason::Overloaded
             | Reason::Internal => Fault::Mesh,
         }
+    }
+}
+
+fn handshake_reason(failure: HandshakeFailure) -> Reason {
+    match failure {
+        HandshakeFailure::UnknownAuthority
+        | HandshakeFailure::Expired
+        | HandshakeFailure::NotYetValid
+        | HandshakeFailure::NoSpiffeId
+        | HandshakeFailure::NoCertificate
+        | HandshakeFailure::BadCertificate => Reason::TlsUntrusted,
+        HandshakeFailure::WrongId => Reason::TlsIdentityMismatch,
+        HandshakeFailure::RefusedByPeer
+        | HandshakeFailure::NoProtocol
+        | HandshakeFailure::Protocol
+        | HandshakeFailure::Closed
+        | HandshakeFailure::TimedOut => Reason::TlsFailed,
     }
 }
 

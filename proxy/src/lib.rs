@@ -34,8 +34,15 @@ pub mod detect;
 pub mod drain;
 pub mod error;
 pub mod http;
+pub mod inbound;
 pub mod net;
+pub mod outbound;
+pub mod race;
 pub mod redirect;
+pub mod stream;
 pub mod telemetry;
+pub mod tls;
+pub mod upstream;
+pub mod worker;
 
 pub use error::{Error, Fault};

@@ -1,0 +1,250 @@
+//! What others dial at our workload: who is it, may it, and on to the application.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use policy::{Inbound, InboundPort, MutualTls, Protocol};
+use proto::preface::Preface;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::Error;
+use crate::detect::{self, Outcome, detect};
+use crate::net::prefixed::Prefixed;
+use crate::outbound::SILENCE;
+use crate::race::{First, ServerSpeaks, first, server_speaks};
+use crate::stream::{Stream, reset_on_drop};
+use crate::telemetry::{Direction, PeerLabels};
+use crate::tls::{Accepted, MeshProtocol};
+use crate::upstream;
+use crate::worker::Worker;
+
+pub mod tcp;
+
+/// Who is on the other side of an inbound connection.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// Where it comes from; our own address where it is our own workload.
+    pub address: SocketAddr,
+    /// Its SPIFFE id, from its certificate; `None`: plaintext.
+    pub id: Option<Arc<str>>,
+    /// Its side of the edge: names from its preface, namespace and principal from its certificate.
+    pub labels: Arc<PeerLabels>,
+}
+
+/// One port of our workload.
+#[derive(Debug, Clone)]
+pub struct Port {
+    /// What the caller dialled.
+    pub address: SocketAddr,
+    /// What the controller says of the workload; nothing where no controller was heard yet.
+    pub inbound: Option<Arc<Inbound>>,
+}
+
+impl Caller {
+    fn plaintext(address: SocketAddr) -> Self {
+        Self { address, id: None, labels: Arc::default() }
+    }
+
+    fn verified(address: SocketAddr, accepted: &Accepted) -> Self {
+        let id = &accepted.peer.id;
+        Self {
+            address,
+            id: Some(id.as_str().into()),
+            labels: labels(id.namespace(), id.as_str(), &accepted.preface).into(),
+        }
+    }
+
+    fn ourselves(worker: &Worker, address: SocketAddr) -> Self {
+        let labels = Arc::clone(&worker.shared.labels);
+        Self { address, id: Some(Arc::clone(&labels.principal)), labels }
+    }
+
+    fn name(&self) -> String {
+        self.id.as_deref().map_or_else(|| self.address.ip().to_string(), str::to_owned)
+    }
+}
+
+impl Port {
+    /// What is declared for it.
+    pub fn declared(&self) -> Option<&InboundPort> {
+        self.inbound.as_ref().and_then(|inbound| inbound.port(self.address.port()))
+    }
+
+    fn protocol(&self) -> Protocol {
+        self.declared().map_or(Protocol::Undeclared, |port| port.protocol)
+    }
+
+    fn mutual_tls(&self) -> MutualTls {
+        self.inbound.as_ref().map_or(MutualTls::default(), |inbound| inbound.mutual_tls)
+    }
+}
+
+/// Serves one connection from somewhere else, from its first byte to its last.
+pub async fn serve(worker: &Rc<Worker>, client: TcpStream, from: SocketAddr, address: SocketAddr) {
+    let mut caller = Caller::plaintext(from);
+    let outcome = match worker.shared.refuse_own_port(address) {
+        Ok(()) => route(worker, client, &mut caller, address).await,
+        Err(error) => Err(error),
+    };
+    report(worker, &caller, address, outcome);
+}
+
+/// Takes a connection of our own workload to itself; returns its other end.
+pub fn serve_in_process(worker: &Rc<Worker>, address: SocketAddr, protocol: MeshProtocol) -> Stream {
+    let (near, far) = tokio::io::duplex(IN_PROCESS_BUFFER);
+    let worker = Rc::clone(worker);
+    tokio::task::spawn_local(async move {
+        let caller = Caller::ourselves(&worker, SocketAddr::new(address.ip(), 0));
+        let port = Port { address, inbound: worker.shared.inbound.current().value() };
+        let stream = Prefixed::new(BytesMut::new(), Stream::Local(far));
+        let outcome = match worker.shared.refuse_own_port(address) {
+            Ok(()) => mesh(&worker, stream, &caller, &port, protocol).await,
+            Err(error) => Err(error),
+        };
+        report(&worker, &caller, address, outcome);
+    });
+    Stream::Local(near)
+}
+
+fn report(worker: &Worker, caller: &Caller, address: SocketAddr, outcome: Result<(), Error>) {
+    if let Err(error) = outcome {
+        worker.shared.failed(Direction::Inbound, &caller.name(), &address.to_string(), &error, 0);
+    }
+}
+
+async fn route(worker: &Rc<Worker>, client: TcpStream, caller: &mut Caller, address: SocketAddr) -> Result<(), Error> {
+    let port = Port { address, inbound: worker.shared.inbound.current().value() };
+    let is_spoken = timeout(SILENCE, client.readable()).await.is_ok();
+    if !is_spoken && !port.protocol().is_http() && port.mutual_tls() != MutualTls::Strict {
+        // Either a client far away, or one whose server must speak first.
+        if let Some((server, bytes)) = Box::pin(silent(worker, &client, &port)).await? {
+            let stream = Prefixed::new(BytesMut::new(), client.into());
+            tcp::relay(worker, stream, Prefixed::new(bytes, server), caller, &port).await;
+            return Ok(());
+        }
+    } else if !is_spoken && timeout(IDLE_TIMEOUT, client.readable()).await.is_err() {
+        return Ok(());
+    }
+    Box::pin(as_first_bytes_say(worker, client, caller, &port)).await
+}
+
+/// Dials the application for a client that says nothing. `None`: the client spoke after all.
+async fn silent(worker: &Rc<Worker>, client: &TcpStream, port: &Port) -> Result<Option<(Stream, BytesMut)>, Error> {
+    let Ok(mut server) = dial_app(worker, port.address).await else {
+        // Mesh TLS or HTTP gets a proper answer once it has spoken.
+        return if timeout(APP_GONE_TIMEOUT, client.readable()).await.is_ok() {
+            Ok(None)
+        } else {
+            reset_on_drop(client);
+            Err(Error::AppRefused(port.address))
+        };
+    };
+    let First::Server(bytes) = first(client, &mut server).await else { return Ok(None) };
+    if server_speaks(&bytes) == ServerSpeaks::Http2 {
+        drop(server);
+        // An error will be met again when the client is read.
+        let _ = client.readable().await;
+        return Ok(None);
+    }
+    Ok(Some((server, bytes)))
+}
+
+async fn as_first_bytes_say(
+    worker: &Rc<Worker>,
+    mut client: TcpStream,
+    caller: &mut Caller,
+    port: &Port,
+) -> Result<(), Error> {
+    let found = detect(&mut client, BytesMut::new(), detect::PATIENCE).await.map_err(|_| Error::ClientClosed)?;
+    let client = Prefixed::new(found.prefix, client);
+    let is_mesh = |hello: &detect::client_hello::ClientHello| MeshProtocol::ALL.iter().any(|p| hello.offers(p.alpn()));
+    match found.outcome {
+        Outcome::Protocol(detect::Protocol::Tls(hello)) if is_mesh(&hello) => {
+            let accepted = Box::pin(worker.tls.accept(client, caller.address)).await?;
+            *caller = Caller::verified(caller.address, &accepted);
+            let protocol = accepted.protocol;
+            mesh(worker, Prefixed::new(BytesMut::new(), accepted.stream), caller, port, protocol).await
+        }
+        outcome => plaintext(worker, client, &outcome, caller, port).await,
+    }
+}
+
+/// Not mesh TLS: plain, or the application's own TLS.
+async fn plaintext(
+    worker: &Rc<Worker>,
+    client: Prefixed<TcpStream>,
+    outcome: &Outcome,
+    caller: &Caller,
+    port: &Port,
+) -> Result<(), Error> {
+    // Without a word from a controller nobody knows whether plaintext is allowed.
+    let inbound = worker.shared.inbound.first().await;
+    let port = match inbound {
+        Ok(inbound) => Port { address: port.address, inbound },
+        Err(_) => {
+            reset_on_drop(client.inner());
+            return Err(Error::DiscoveryUnavailable(port.address.to_string()));
+        }
+    };
+    let (prefix, tcp) = client.into_parts();
+    if port.mutual_tls() == MutualTls::Strict {
+        if !matches!(outcome, Outcome::Protocol(detect::Protocol::Http1)) {
+            reset_on_drop(&tcp);
+        }
+        return Err(Error::PlaintextRefused(caller.address));
+    }
+    tcp::forward(worker, Prefixed::new(prefix, tcp.into()), caller, &port).await
+}
+
+/// What a mesh proxy sent, or we ourselves.
+async fn mesh(
+    worker: &Rc<Worker>,
+    client: Prefixed<Stream>,
+    caller: &Caller,
+    port: &Port,
+    protocol: MeshProtocol,
+) -> Result<(), Error> {
+    match protocol {
+        MeshProtocol::Tcp => tcp::forward_answered(worker, client, caller, port).await,
+        MeshProtocol::Http1 | MeshProtocol::Http2 => tcp::forward(worker, client, caller, port).await,
+    }
+}
+
+/// Connects to the application: on the pod's own address, on loopback only where the workload says so.
+pub async fn dial_app(worker: &Worker, address: SocketAddr) -> Result<Stream, Error> {
+    let bootstrap = &worker.shared.config.bootstrap;
+    let app = if bootstrap.loopback_ports.contains(&address.port()) {
+        let loopback = if address.is_ipv4() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { IpAddr::V6(Ipv6Addr::LOCALHOST) };
+        SocketAddr::new(loopback, address.port())
+    } else {
+        address
+    };
+    match upstream::connect(app, bootstrap.socket_mark, APP_CONNECT_TIMEOUT).await {
+        Ok(tcp) => Ok(tcp.into()),
+        Err(Error::ConnectRefused(_)) => Err(Error::AppRefused(address)),
+        Err(error) => Err(error),
+    }
+}
+
+fn labels(namespace: &str, principal: &str, preface: &Preface) -> PeerLabels {
+    PeerLabels {
+        workload: preface.workload.as_str().into(),
+        namespace: namespace.into(),
+        principal: principal.into(),
+        app: preface.app.as_str().into(),
+        version: preface.version.as_str().into(),
+        cluster: preface.cluster.as_str().into(),
+    }
+}
+
+const IN_PROCESS_BUFFER: usize = 64 * 1024;
+/// An application whose backlog is full does not answer; on one machine nothing else takes long.
+const APP_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a silent client whose application is not there may take to say that it is a mesh proxy.
+const APP_GONE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a connection may wait for its first byte.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
