@@ -16,9 +16,11 @@ pub enum Preface {
 /// Decides as early as it can be sure.
 ///
 /// A method and a path alone are not HTTP: `GET key` is also Redis and memcached, `OPTIONS rtsp://…` is RTSP, `CONNECT {…}` is NATS. So
-/// a request line counts when its version is there. Most clients send it in their first segment. A target that goes on for more than
-/// [`MAX_UNSURE`] bytes and began as targets do counts without.
+/// a request line counts when its version is there. Most clients send it in their first segment. A line that goes on for more than
+/// [`MAX_UNSURE`] bytes and began as HTTP does counts without.
 pub fn classify(bytes: &[u8]) -> Preface {
+    // What comes later must not change the answer, however the bytes were cut into segments.
+    let bytes = &bytes[..bytes.len().min(MAX_UNSURE)];
     if bytes.starts_with(HTTP2) {
         return Preface::Http2;
     }
@@ -29,7 +31,7 @@ pub fn classify(bytes: &[u8]) -> Preface {
     match request_line(line) {
         Line::Request => Preface::Http1,
         Line::Impossible => Preface::Other,
-        Line::Unfinished if line.len() < MAX_UNSURE => Preface::NeedMore,
+        Line::Unfinished if bytes.len() < MAX_UNSURE => Preface::NeedMore,
         Line::Unfinished if starts_request_line(line) => Preface::Http1,
         Line::Unfinished => Preface::Other,
     }
@@ -92,7 +94,7 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Where a target without an end in sight is taken for one. Longer than the first line of other text protocols.
+/// How many bytes are looked at before a line without an end in sight is judged by its beginning. Longer than the first line of other text protocols.
 pub const MAX_UNSURE: usize = 1024;
 /// The longest registered method has 17 bytes (UPDATEREDIRECTREF).
 const MAX_METHOD: usize = 32;
