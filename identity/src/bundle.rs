@@ -74,6 +74,11 @@ impl TrustBundle {
         &self.certificates
     }
 
+    /// The anchors' subjects, for people.
+    pub fn subjects(&self) -> Vec<String> {
+        self.certificates.iter().map(|certificate| subject(certificate)).collect()
+    }
+
     /// Whether every anchor of `other` is trusted here as well.
     pub fn contains_all(&self, other: &Self) -> bool {
         other.certificates.iter().all(|certificate| self.certificates.contains(certificate))
@@ -194,6 +199,12 @@ pub enum BundleError {
     /// Over 1 MiB or 256 anchors.
     #[error("the trust bundle is larger than {MAX_BUNDLE_BYTES} bytes or {MAX_ANCHORS} anchors")]
     TooLarge,
+}
+
+fn subject(certificate: &[u8]) -> String {
+    use x509_parser::prelude::FromDer;
+    let parsed = x509_parser::certificate::X509Certificate::from_der(certificate);
+    parsed.map_or_else(|_| "unreadable".to_owned(), |(_, certificate)| certificate.subject().to_string())
 }
 
 pub(crate) fn certificate_pem(der: &[u8]) -> String {

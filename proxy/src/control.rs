@@ -5,10 +5,18 @@
 //! keeps every subscribed value current, the values are remembered on disk, and the workload's certificate is
 //! obtained and renewed.
 
+mod backoff;
+mod certify;
+pub mod clients;
 pub mod decode;
+mod dial;
 pub mod key;
+mod picture;
 pub mod progress;
-pub mod store;
+pub mod state;
+mod store;
+mod stream;
+mod trust;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -26,6 +26,7 @@
 //! Every failure is an [`Error`] with a [`proto::Reason`]: the word that the response, the log, the metric and the
 //! failure ring share.
 
+pub mod admin;
 pub mod args;
 pub mod balance;
 pub mod config;

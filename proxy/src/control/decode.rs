@@ -6,6 +6,7 @@
 
 use std::net::SocketAddr;
 
+use identity::{BundleError, SpiffeId, TrustBundle};
 use policy::route::{Backend, Filter, HeaderEdits, Match, PathMatch, Pattern, PatternError, Rule, ValueMatch};
 use policy::{
     Endpoint, Endpoints, Inbound, InboundPort, MutualTls, Outbound, Protocol, Routes, Service, ServicePort, Settings,
@@ -51,6 +52,9 @@ pub enum Unusable {
     /// A pattern that does not compile.
     #[error(transparent)]
     Pattern(#[from] PatternError),
+    /// Trust anchors that are none.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
 }
 
 /// Decodes the value of `key`.
@@ -66,7 +70,10 @@ pub fn value(key: &Key, value: Option<wire::update::Value>) -> Result<Value, Unu
             list.dedup_by_key(|endpoint| endpoint.address);
             Value::Endpoints(Endpoints { list })
         }
-        (Key::Bundle, Wire::Bundle(value)) => Value::Bundle(value.pem),
+        (Key::Bundle, Wire::Bundle(value)) => {
+            TrustBundle::from_pem(value.pem.as_bytes())?;
+            Value::Bundle(value.pem)
+        }
         (Key::Settings, Wire::Settings(value)) => Value::Settings(settings(value)?),
         _ => return Err(Unusable::WrongKind),
     })
@@ -194,7 +201,7 @@ fn backend(value: wire::WeightedBackend) -> Result<Backend, Unusable> {
 }
 
 fn endpoint(value: wire::Endpoint) -> Result<Endpoint, Unusable> {
-    if !value.identity.is_empty() && !value.identity.starts_with("spiffe://") {
+    if !value.identity.is_empty() && value.identity.parse::<SpiffeId>().is_err() {
         return Err(invalid("an endpoint's identity", &value.identity));
     }
     Ok(Endpoint {

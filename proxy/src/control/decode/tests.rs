@@ -78,7 +78,7 @@ fn what_cannot_be_followed_to_the_letter_is_refused() {
     assert!(endpoints(wire::Endpoint { identity: "web".to_owned(), ..endpoint.clone() }).is_err());
     assert!(endpoints(wire::Endpoint { protocol: 99, ..endpoint }).is_err());
     assert!(matches!(
-        super::value(&Key::Inbound, Some(wire::update::Value::Settings(wire::Settings::default()))),
+        value(&Key::Inbound, Some(wire::update::Value::Settings(wire::Settings::default()))),
         Err(Unusable::WrongKind)
     ));
     assert!(super::value(&Key::Inbound, None).is_err());

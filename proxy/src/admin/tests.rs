@@ -1,0 +1,95 @@
+//! The paths, over real sockets.
+
+use super::client::{CallError, drain, wait};
+use super::*;
+use proto::Bootstrap;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+fn admin() -> Arc<Admin> {
+    let bootstrap = Bootstrap::parse(
+        r#"{"workload": {"name": "web-1", "namespace": "shop", "service_account": "web", "addresses": ["10.0.0.1"]},
+            "identity": {"addresses": ["identity:8444"], "id": "spiffe://cluster.local/ns/mesh-system/sa/mesh-identity"},
+            "controller": {"addresses": ["controller:8443"], "id": "spiffe://cluster.local/ns/mesh-system/sa/mesh-controller"},
+            "token_file": "/token"}"#,
+    );
+    let config = Config::new(bootstrap.unwrap());
+    Arc::new(Admin {
+        state: ControlState::new(&config.id),
+        config,
+        discovery: Discovery::default(),
+        telemetry: Telemetry::default(),
+        drain: Drain::new(),
+        log: LogControl::fixed("info"),
+        started: SystemTime::now(),
+    })
+}
+
+async fn serve(admin: &Arc<Admin>, scope: Scope) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(admin.clone().serve(listener, scope));
+    port
+}
+
+async fn ask(port: u16, request: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let request = format!("{request} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn every_path_answers_and_health_keeps_to_itself() {
+    let admin = admin();
+    let (all, health) = (serve(&admin, Scope::Admin).await, serve(&admin, Scope::Health).await);
+    for path in PATHS.split_whitespace().filter(|path| *path != "/drain") {
+        let answer = ask(all, &format!("GET {path}")).await;
+        let expected = if path == "/ready" { "503" } else { "200" };
+        assert!(answer.starts_with(&format!("HTTP/1.1 {expected}")), "{path}: {answer}");
+    }
+    assert!(ask(all, "GET /info").await.contains(r#""workload":"web-1""#));
+    let metrics = ask(health, "GET /stats/prometheus").await;
+    for name in ["mesh_discovery_age_seconds ", "mesh_certificate_expiry_timestamp_seconds 0", "process_open_fds"] {
+        assert!(metrics.contains(name), "{name} in {metrics}");
+    }
+    assert!(ask(health, "GET /live").await.starts_with("HTTP/1.1 200"));
+    for hidden in ["GET /config", "POST /drain", "PUT /log", "GET /info"] {
+        assert!(ask(health, hidden).await.starts_with("HTTP/1.1 404"), "{hidden}");
+    }
+    assert!(ask(all, "GET /nothing").await.starts_with("HTTP/1.1 404"));
+    assert!(ask(all, "DELETE /info").await.starts_with("HTTP/1.1 405"));
+    assert!(ask(all, &format!("GET /{}", "a".repeat(20_000))).await.starts_with("HTTP/1.1 4"));
+    assert_eq!(admin.drain.phase(), Phase::Serving);
+}
+
+#[tokio::test]
+async fn wait_says_what_is_missing_and_drain_starts_draining() {
+    let admin = admin();
+    let (all, health) = (serve(&admin, Scope::Admin).await, serve(&admin, Scope::Health).await);
+    let waiting = tokio::task::spawn_blocking(move || {
+        let mut told = Vec::new();
+        let ended = wait(health, Duration::ZERO, |reason| told.push(reason.to_owned()));
+        (told, ended)
+    });
+    let (told, ended) = waiting.await.unwrap();
+    assert!(told[0].contains("no valid certificate") && told[0].contains("no controller"), "{told:?}");
+    assert!(matches!(ended, Err(CallError::NotReady { .. })));
+    tokio::task::spawn_blocking(move || drain(all)).await.unwrap().unwrap();
+    assert_eq!(admin.drain.phase(), Phase::Draining);
+    assert!(ask(all, "GET /ready").await.ends_with("draining\n"));
+}
+
+#[tokio::test]
+async fn the_proxy_is_ready_with_a_certificate_and_a_first_picture() {
+    let admin = admin();
+    let port = serve(&admin, Scope::Health).await;
+    let now = SystemTime::now();
+    admin.state.certificate(now, now + Duration::from_secs(60), now, true);
+    admin.discovery.put_inbound(crate::control::Known::Absent);
+    admin.discovery.put_settings(crate::control::Known::Absent);
+    assert!(ask(port, "GET /ready").await.starts_with("HTTP/1.1 200"));
+    tokio::task::spawn_blocking(move || wait(port, Duration::ZERO, |_| ())).await.unwrap().unwrap();
+}
