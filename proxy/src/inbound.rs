@@ -218,7 +218,8 @@ async fn mesh(
 pub async fn dial_app(worker: &Worker, address: SocketAddr) -> Result<Stream, Error> {
     let bootstrap = &worker.shared.config.bootstrap;
     let app = if bootstrap.loopback_ports.contains(&address.port()) {
-        let loopback = if address.is_ipv4() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { IpAddr::V6(Ipv6Addr::LOCALHOST) };
+        let loopback =
+            if address.is_ipv4() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { IpAddr::V6(Ipv6Addr::LOCALHOST) };
         SocketAddr::new(loopback, address.port())
     } else {
         address

@@ -27,6 +27,7 @@
 //! failure ring share.
 
 pub mod admin;
+pub mod app;
 pub mod args;
 pub mod balance;
 pub mod config;
@@ -46,4 +47,6 @@ pub mod tls;
 pub mod upstream;
 pub mod worker;
 
+pub use app::App;
+pub use config::Config;
 pub use error::{Error, Fault};

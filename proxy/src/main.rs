@@ -1,9 +1,12 @@
 //! The sidecar. See [`proxy`] for the life of a connection.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
+use proto::bootstrap::Ports;
 use proto::{Bootstrap, names};
 use proxy::args::Command;
+use proxy::{App, Config, admin, app, telemetry};
 
 fn main() -> ExitCode {
     match command().map(act) {
@@ -24,18 +27,52 @@ fn command() -> anyhow::Result<Command> {
 }
 
 fn act(command: Command) -> ExitCode {
-    match command {
-        Command::Init { rules, dry_run: true } => print!("{rules}"),
-        Command::Init { rules, dry_run: false } => {
-            if let Err(error) = proxy::redirect::apply(&rules) {
-                return refuse(&error, FAILURE);
-            }
+    let done = match command {
+        Command::Run => run(),
+        Command::Init { rules, dry_run: true } => {
+            print!("{rules}");
+            Ok(())
         }
-        Command::Version => println!("mesh-proxy {}", env!("CARGO_PKG_VERSION")),
-        Command::Help(text) => print!("{text}"),
-        Command::Run | Command::Wait | Command::Drain => return refuse(&"this build cannot do that yet", FAILURE),
+        Command::Init { rules, dry_run: false } => proxy::redirect::apply(&rules).map_err(Into::into),
+        Command::Wait => wait(),
+        Command::Drain => ports().and_then(|ports| Ok(admin::client::drain(ports.admin)?)),
+        Command::Version => {
+            println!("mesh-proxy {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+        Command::Help(text) => {
+            print!("{text}");
+            Ok(())
+        }
+    };
+    done.map_or_else(|error| refuse(&error, FAILURE), |()| ExitCode::SUCCESS)
+}
+
+fn run() -> anyhow::Result<()> {
+    let config = Config::from_env()?;
+    let log = telemetry::log::init(&config.bootstrap.log)?;
+    // Blocking threads do nothing but ask for names.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(2)
+        .thread_stack_size(BLOCKING_STACK)
+        .build()?;
+    runtime.block_on(async {
+        let shutdown = app::terminated()?;
+        Ok(App::build(config, log)?.run(shutdown).await?)
+    })
+}
+
+fn wait() -> anyhow::Result<()> {
+    Ok(admin::client::wait(ports()?.health, WAIT, |reason| eprintln!("mesh-proxy: not ready: {reason}"))?)
+}
+
+/// Of the proxy in this pod.
+fn ports() -> anyhow::Result<Ports> {
+    match std::env::var(names::BOOTSTRAP_VARIABLE) {
+        Ok(json) => Ok(Bootstrap::parse(&json)?.ports),
+        Err(_) => Ok(Ports::default()),
     }
-    ExitCode::SUCCESS
 }
 
 fn refuse(error: &impl std::fmt::Display, code: u8) -> ExitCode {
@@ -43,5 +80,8 @@ fn refuse(error: &impl std::fmt::Display, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
+/// Longer than a control plane takes to come back; the kubelet then says why the pod does not start.
+const WAIT: Duration = Duration::from_secs(120);
+const BLOCKING_STACK: usize = 512 * 1024;
 const FAILURE: u8 = 1;
 const USAGE: u8 = 2;

@@ -94,7 +94,9 @@ async fn find(worker: &Worker, address: SocketAddr) -> Result<Destination, Error
 
 async fn route(worker: &Rc<Worker>, client: TcpStream, destination: &Destination) -> Result<(), Error> {
     match destination.protocol() {
-        Protocol::Tcp | Protocol::Tls => tcp::forward(worker, Prefixed::new(BytesMut::new(), client), destination).await,
+        Protocol::Tcp | Protocol::Tls => {
+            tcp::forward(worker, Prefixed::new(BytesMut::new(), client), destination).await
+        }
         Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => {
             // Connections are opened ahead of use; a client may take its time.
             if timeout(IDLE_TIMEOUT, client.readable()).await.is_err() {
@@ -157,7 +159,11 @@ async fn silent(worker: &Rc<Worker>, client: &TcpStream, destination: &Destinati
     Ok(Silent::ServerSpoke(dialled, bytes))
 }
 
-async fn as_first_bytes_say(worker: &Rc<Worker>, mut client: TcpStream, destination: &Destination) -> Result<(), Error> {
+async fn as_first_bytes_say(
+    worker: &Rc<Worker>,
+    mut client: TcpStream,
+    destination: &Destination,
+) -> Result<(), Error> {
     let found = detect(&mut client, BytesMut::new(), detect::PATIENCE).await.map_err(|_| Error::ClientClosed)?;
     let client = Prefixed::new(found.prefix, client);
     match found.outcome {

@@ -122,7 +122,10 @@ impl Tls {
             .map_err(|_| refusal(client, HandshakeFailure::TimedOut, &"the client took too long"))?
             .map_err(|error| refusal(client, HandshakeFailure::of_io(&error), &error))?;
         let (_, tls) = stream.get_ref();
-        let peer = self.mesh.verify_client(tls.peer_certificates()).map_err(|refused| refusal(client, HandshakeFailure::from(&refused), &refused))?;
+        let peer = self
+            .mesh
+            .verify_client(tls.peer_certificates())
+            .map_err(|refused| refusal(client, HandshakeFailure::from(&refused), &refused))?;
         let protocol = tls.alpn_protocol().and_then(MeshProtocol::from_alpn);
         let Some(protocol) = protocol else {
             return Err(refusal(client, HandshakeFailure::NoProtocol, &"no mesh protocol in common"));
@@ -154,13 +157,16 @@ impl Tls {
             let _ = tls.writer().write_all(&self.preface);
         };
         let handshake = connector.with_alpn(vec![protocol.alpn().to_vec()]).connect_with(name, tcp, send_preface);
-        let outcome = timeout(HANDSHAKE_TIMEOUT, handshake).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let outcome =
+            timeout(HANDSHAKE_TIMEOUT, handshake).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         let stream = outcome.map_err(|error| {
             endpoint.forget_sessions();
             refusal(address, HandshakeFailure::of_io(&error), &error)
         })?;
         let (_, tls) = stream.get_ref();
-        endpoint.verify(tls.peer_certificates()).map_err(|refused| refusal(address, HandshakeFailure::from(&refused), &refused))?;
+        endpoint
+            .verify(tls.peer_certificates())
+            .map_err(|refused| refusal(address, HandshakeFailure::from(&refused), &refused))?;
         if tls.alpn_protocol() != Some(protocol.alpn()) {
             return Err(refusal(address, HandshakeFailure::NoProtocol, &"no mesh protocol in common"));
         }
@@ -225,7 +231,10 @@ async fn read_preface(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Prefa
 async fn read_framed(stream: &mut (impl AsyncRead + Unpin), most: usize) -> io::Result<Vec<u8>> {
     let length = usize::from(stream.read_u16().await?);
     if length > most {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{length} bytes are announced, {most} allowed")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{length} bytes are announced, {most} allowed"),
+        ));
     }
     let mut bytes = vec![0; length];
     stream.read_exact(&mut bytes).await?;

@@ -128,8 +128,7 @@ impl Shared {
 impl Worker {
     /// A worker without connections.
     pub fn new(shared: Arc<Shared>) -> Self {
-        let tls =
-            Tls::new(shared.mesh_tls.clone(), Arc::clone(&shared.server_tls), &shared.config.bootstrap.workload);
+        let tls = Tls::new(shared.mesh_tls.clone(), Arc::clone(&shared.server_tls), &shared.config.bootstrap.workload);
         Self { shared, tls, verdicts: RefCell::default(), loads: Rc::default(), backends: RefCell::default() }
     }
 

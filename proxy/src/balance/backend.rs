@@ -29,8 +29,7 @@ impl Backend {
     pub fn new(id: ServicePort, watch: Watch<policy::Endpoints>, loads: Rc<Loads>) -> Self {
         let name = format!("{}.{}", id.name, id.namespace);
         // A name that is none in DNS is no great loss: it is a hint.
-        let server_name =
-            ServerName::try_from(name).unwrap_or(ServerName::from(std::net::IpAddr::from([0, 0, 0, 0])));
+        let server_name = ServerName::try_from(name).unwrap_or(ServerName::from(std::net::IpAddr::from([0, 0, 0, 0])));
         Self { id, server_name, watch, members: RefCell::default(), loads }
     }
 

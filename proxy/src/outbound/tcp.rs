@@ -37,11 +37,7 @@ pub struct Edge {
 }
 
 /// Relays a client whose bytes nobody looks into.
-pub async fn forward(
-    worker: &Rc<Worker>,
-    client: Prefixed<TcpStream>,
-    destination: &Destination,
-) -> Result<(), Error> {
+pub async fn forward(worker: &Rc<Worker>, client: Prefixed<TcpStream>, destination: &Destination) -> Result<(), Error> {
     let (prefix, client) = client.into_parts();
     match Box::pin(dial(worker, destination)).await {
         Ok(Dialled { stream, edge }) => {
@@ -75,7 +71,8 @@ pub async fn dial(worker: &Rc<Worker>, destination: &Destination) -> Result<Dial
                 reporter: Reporter::Source,
                 source: worker.shared.labels.clone(),
                 destination: PeerLabels::default().into(),
-                service: ServiceLabels { name: PASSTHROUGH.into(), host: PASSTHROUGH.into(), namespace: "".into() }.into(),
+                service: ServiceLabels { name: PASSTHROUGH.into(), host: PASSTHROUGH.into(), namespace: "".into() }
+                    .into(),
                 security: SecurityPolicy::None,
             };
             let open = worker.shared.telemetry.metrics.tcp(&labels).open();
