@@ -1,0 +1,199 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use clap::Parser;
+use controller_runtime::logs::LogArgs;
+use controller_runtime::shutdown::Shutdown;
+use identity::{DEFAULT_LEAF_LIFETIME, JOIN_TOKEN_LIFETIME, SpiffeId, TokenSigner, TokenVerifier, TrustDomain};
+use proto::names;
+
+use crate::authenticate::Authenticator;
+use crate::server::{Config, Server};
+
+/// The mesh's certificate authority
+#[derive(Debug, Parser)]
+#[command(name = "mesh-identity", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Args {
+    #[command(flatten)]
+    serve: Option<ServeArgs>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Write a join token, with which a workload outside Kubernetes gets its first certificate
+    Token(TokenArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct ServeArgs {
+    /// Directory of the issuer: tls.crt, tls.key and, for an intermediate, ca.crt; made when missing, watched for changes
+    #[arg(long, value_name = "DIRECTORY")]
+    issuer_dir: PathBuf,
+    /// Public key of join tokens (PEM), or a directory with the key pair, made when missing [default: the issuer's]
+    #[arg(long, value_name = "PATH")]
+    token_key: Option<PathBuf>,
+    /// Trust domain; certificates for others are refused
+    #[arg(long, default_value = names::TRUST_DOMAIN, value_name = "NAME")]
+    trust_domain: TrustDomain,
+    /// Address of the identity service (gRPC over TLS)
+    #[arg(long, default_value_t = any_address(names::IDENTITY_PORT), value_name = "ADDRESS")]
+    listen: SocketAddr,
+    /// Address of /live, /ready and /metrics
+    #[arg(long, default_value_t = any_address(names::CONTROL_HEALTH_PORT), value_name = "ADDRESS")]
+    health_listen: SocketAddr,
+    /// Life of workload certificates, such as 24h, 90m or 20s
+    #[arg(long, default_value = "24h", value_parser = parse_leaf_lifetime, value_name = "DURATION")]
+    leaf_lifetime: Duration,
+    /// File the trust bundle is written to whenever it changes
+    #[arg(long, value_name = "FILE")]
+    bundle_out: Option<PathBuf>,
+    /// How long a new root is published before anything is signed with it
+    #[arg(long, default_value = "10s", value_parser = parse_duration, value_name = "DURATION")]
+    rotation_delay: Duration,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct TokenArgs {
+    /// Directory with the key pair of join tokens, as mesh-identity's --issuer-dir; made when missing
+    #[arg(long, value_name = "DIRECTORY")]
+    issuer_dir: PathBuf,
+    /// SPIFFE id the token stands for: spiffe://<trust-domain>/ns/<namespace>/sa/<service account>
+    #[arg(long, value_name = "SPIFFE-ID")]
+    id: SpiffeId,
+    /// File to write (readable by its owner only); - for standard output
+    #[arg(long, default_value = "-", value_name = "FILE")]
+    out: PathBuf,
+    /// How long the token can be used
+    #[arg(long, default_value = "10m", value_parser = parse_duration, value_name = "DURATION")]
+    lifetime: Duration,
+}
+
+impl Args {
+    /// Does what the command line says; returns when it is done, or on SIGTERM.
+    pub fn run(self) -> anyhow::Result<()> {
+        match (self.command, self.serve) {
+            (Some(Command::Token(token)), _) => token.write(),
+            (None, Some(serve)) => serve.run(),
+            (None, None) => anyhow::bail!("--issuer-dir is missing; --help shows all flags"),
+        }
+    }
+}
+
+impl ServeArgs {
+    fn run(self) -> anyhow::Result<()> {
+        self.log.start()?;
+        let config = self.config()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let shutdown = Shutdown::on_signals()?;
+            Server::bind(config).await?.run(shutdown).await
+        })
+    }
+
+    fn config(self) -> anyhow::Result<Config> {
+        let id = SpiffeId::new(&self.trust_domain, names::SYSTEM_NAMESPACE, names::IDENTITY_ACCOUNT)
+            .context("--trust-domain leaves no room for a SPIFFE id")?;
+        Ok(Config {
+            id,
+            authenticator: authenticator(self.token_key.as_deref().unwrap_or(&self.issuer_dir))?,
+            issuer_directory: self.issuer_dir,
+            trust_domain: self.trust_domain,
+            listen: self.listen,
+            health_listen: self.health_listen,
+            leaf_lifetime: self.leaf_lifetime,
+            bundle_file: self.bundle_out,
+            rotation_delay: self.rotation_delay,
+        })
+    }
+}
+
+impl TokenArgs {
+    fn write(&self) -> anyhow::Result<()> {
+        let signer = TokenSigner::load_or_create(&self.issuer_dir, names::TOKEN_AUDIENCE)?;
+        let token = signer.sign_for(&self.id, self.lifetime, SystemTime::now())?;
+        if self.out == Path::new("-") {
+            println!("{token}");
+            return Ok(());
+        }
+        identity::write_private(&self.out, token.as_bytes(), 0o600)
+            .with_context(|| format!("cannot write the token to {}", self.out.display()))
+    }
+}
+
+fn authenticator(path: &Path) -> anyhow::Result<Authenticator> {
+    let verifier = if path.is_file() {
+        TokenVerifier::load(path, names::TOKEN_AUDIENCE)?
+    } else {
+        TokenSigner::load_or_create(path, names::TOKEN_AUDIENCE)?.verifier()?
+    };
+    Ok(Authenticator::JoinToken(verifier))
+}
+
+fn any_address(port: u16) -> SocketAddr {
+    SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port))
+}
+
+fn parse_leaf_lifetime(text: &str) -> Result<Duration, String> {
+    let lifetime = parse_duration(text)?;
+    if !(MIN_LIFETIME..=MAX_LIFETIME).contains(&lifetime) {
+        return Err("a certificate lives for 5s to 8760h".to_owned());
+    }
+    Ok(lifetime)
+}
+
+/// A whole number with a unit: s, m or h.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = match &text[digits.len()..] {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err("give a number with its unit, as in 20s, 90m or 24h".to_owned()),
+    };
+    let number: u64 = digits.parse().map_err(|_| "give a whole number, as in 20s, 90m or 24h".to_owned())?;
+    number.checked_mul(unit).map(Duration::from_secs).ok_or_else(|| "too long".to_owned())
+}
+
+const MIN_LIFETIME: Duration = Duration::from_secs(5);
+const MAX_LIFETIME: Duration = Duration::from_secs(8760 * 3600);
+const _: () = assert!(DEFAULT_LEAF_LIFETIME.as_secs() == 24 * 3600 && JOIN_TOKEN_LIFETIME.as_secs() == 10 * 60);
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Args::command().debug_assert();
+        let parse = |words: &[&str]| Args::try_parse_from([&["mesh-identity"], words].concat());
+        assert!(parse(&["--issuer-dir", "/x", "--leaf-lifetime", "20s"]).is_ok());
+        assert!(parse(&["token", "--issuer-dir", "/x", "--id", "spiffe://td/ns/a/sa/b", "--out", "/y"]).is_ok());
+        for wrong in [
+            &["--issuer-dir", "/x", "--leaf-lifetime", "20"][..],
+            &["--issuer-dir", "/x", "--leaf-lifetime", "1s"],
+            &["--issuer-dir", "/x", "--trust-domain", "Cluster.Local"],
+            &["token", "--issuer-dir", "/x", "--id", "spiffe://td/workload"],
+            &["token", "--issuer-dir", "/x"],
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(parse_duration("90m"), Ok(Duration::from_secs(5400)));
+        for wrong in ["", "s", "5", "5d", "-5s", "1.5h", "99999999999999999999s", "9999999999999999999h", "5ß"] {
+            assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
+    }
+}

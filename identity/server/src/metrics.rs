@@ -1,0 +1,60 @@
+//! What the certificate authority counts.
+
+use std::sync::atomic::AtomicU64;
+use std::time::SystemTime;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::service::Outcome;
+
+/// The counters, cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Metrics {
+    certificates: Family<ResultLabels, Counter>,
+    issuer_expiry: Gauge<u64, AtomicU64>,
+    anchors: Gauge<u64, AtomicU64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabels {
+    result: &'static str,
+}
+
+impl Metrics {
+    /// Puts them into the registry, every result at zero.
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        for outcome in Outcome::ALL {
+            metrics.certificates.get_or_create(&ResultLabels { result: outcome.as_str() });
+        }
+        registry.register(
+            "mesh_identity_certificates_issued",
+            "Certificates asked for, by result: issued, or why not",
+            metrics.certificates.clone(),
+        );
+        registry.register(
+            "mesh_identity_issuer_expiry_timestamp_seconds",
+            "End of the issuer's certificate, seconds since 1970; it signs nothing after it",
+            metrics.issuer_expiry.clone(),
+        );
+        registry.register("mesh_identity_bundle_anchors", "Anchors in the published bundle", metrics.anchors.clone());
+        metrics
+    }
+
+    pub(crate) fn outcome(&self, outcome: Outcome) {
+        self.certificates.get_or_create(&ResultLabels { result: outcome.as_str() }).inc();
+    }
+
+    pub(crate) fn issuer(&self, not_after: SystemTime, anchors: usize) {
+        self.issuer_expiry.set(seconds(not_after));
+        self.anchors.set(anchors as u64);
+    }
+}
+
+pub(crate) fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

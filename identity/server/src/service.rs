@@ -1,0 +1,174 @@
+//! The call itself: judge the token, sign the request, count and log what came of it. Never the token.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use arc_swap::ArcSwap;
+use controller_runtime::incoming::Peer;
+use identity::{InvalidRequest, IssueError, SpiffeId, TokenError, TrustDomain};
+use proto::identity::identity_server::Identity;
+use proto::identity::{CertifyRequest, CertifyResponse};
+use tonic::{Code, Request, Response, Status};
+
+use crate::authenticate::Authenticator;
+use crate::authority::Current;
+use crate::limit::Limit;
+use crate::metrics::{Metrics, seconds};
+
+/// The identity service.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) authenticator: Authenticator,
+    pub(crate) authority: Arc<ArcSwap<Current>>,
+    pub(crate) trust_domain: TrustDomain,
+    pub(crate) leaf_lifetime: Duration,
+    pub(crate) limit: Limit,
+    pub(crate) metrics: Metrics,
+}
+
+/// What came of a request; the label of `mesh_identity_certificates_issued_total{result}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Outcome {
+    Issued,
+    TokenExpired,
+    TokenForeign,
+    TokenWrongAudience,
+    TokenMalformed,
+    OtherTrustDomain,
+    RequestForOther,
+    RequestInvalid,
+    IssuerExpired,
+    Overloaded,
+    Internal,
+}
+
+impl Outcome {
+    pub(crate) const ALL: [Self; 11] = [
+        Self::Issued,
+        Self::TokenExpired,
+        Self::TokenForeign,
+        Self::TokenWrongAudience,
+        Self::TokenMalformed,
+        Self::OtherTrustDomain,
+        Self::RequestForOther,
+        Self::RequestInvalid,
+        Self::IssuerExpired,
+        Self::Overloaded,
+        Self::Internal,
+    ];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Issued => "issued",
+            Self::TokenExpired => "token_expired",
+            Self::TokenForeign => "token_foreign",
+            Self::TokenWrongAudience => "token_wrong_audience",
+            Self::TokenMalformed => "token_malformed",
+            Self::OtherTrustDomain => "other_trust_domain",
+            Self::RequestForOther => "request_for_other",
+            Self::RequestInvalid => "request_invalid",
+            Self::IssuerExpired => "issuer_expired",
+            Self::Overloaded => "overloaded",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+/// A request that got no certificate.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("{0}")]
+    Token(#[from] TokenError),
+    #[error("{id} is not of the trust domain {trust_domain}")]
+    TrustDomain { id: SpiffeId, trust_domain: TrustDomain },
+    #[error("{error}")]
+    Issue { id: SpiffeId, error: IssueError },
+    #[error("too many requests at once, try again in a moment")]
+    Overloaded,
+}
+
+impl Refusal {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Token(TokenError::Expired) => Outcome::TokenExpired,
+            Self::Token(TokenError::ForeignKey) => Outcome::TokenForeign,
+            Self::Token(TokenError::WrongAudience) => Outcome::TokenWrongAudience,
+            Self::Token(TokenError::Malformed | TokenError::Subject) => Outcome::TokenMalformed,
+            Self::TrustDomain { .. } => Outcome::OtherTrustDomain,
+            Self::Issue { error: IssueError::Request(InvalidRequest::OtherIdentity { .. }), .. } => {
+                Outcome::RequestForOther
+            }
+            Self::Issue { error: IssueError::Request(_), .. } => Outcome::RequestInvalid,
+            Self::Issue { error: IssueError::IssuerExpired { .. } | IssueError::IssuerNotYetValid, .. } => {
+                Outcome::IssuerExpired
+            }
+            Self::Issue { error: IssueError::Signing(_), .. } => Outcome::Internal,
+            Self::Overloaded => Outcome::Overloaded,
+        }
+    }
+
+    fn code(&self) -> Code {
+        match self.outcome() {
+            Outcome::TokenExpired | Outcome::TokenForeign | Outcome::TokenWrongAudience | Outcome::TokenMalformed => {
+                Code::Unauthenticated
+            }
+            Outcome::OtherTrustDomain | Outcome::RequestForOther => Code::PermissionDenied,
+            Outcome::RequestInvalid => Code::InvalidArgument,
+            Outcome::IssuerExpired => Code::FailedPrecondition,
+            Outcome::Overloaded => Code::ResourceExhausted,
+            Outcome::Issued | Outcome::Internal => Code::Internal,
+        }
+    }
+
+    /// Who asked, as far as it is known.
+    fn id(&self) -> Option<&SpiffeId> {
+        match self {
+            Self::TrustDomain { id, .. } | Self::Issue { id, .. } => Some(id),
+            Self::Token(_) | Self::Overloaded => None,
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Identity for Service {
+    async fn certify(&self, request: Request<CertifyRequest>) -> Result<Response<CertifyResponse>, Status> {
+        let peer = request.extensions().get::<Peer>().map(|peer| peer.address.to_string()).unwrap_or_default();
+        match self.answer(&request.into_inner(), &peer).await {
+            Ok(response) => {
+                self.metrics.outcome(Outcome::Issued);
+                Ok(Response::new(response))
+            }
+            Err(refusal) => {
+                let (outcome, id) = (refusal.outcome(), refusal.id().map(SpiffeId::as_str).unwrap_or_default());
+                self.metrics.outcome(outcome);
+                tracing::warn!(peer, id, result = outcome.as_str(), error = %refusal, "certificate refused");
+                Err(Status::new(refusal.code(), refusal.to_string()))
+            }
+        }
+    }
+}
+
+impl Service {
+    async fn answer(&self, request: &CertifyRequest, peer: &str) -> Result<CertifyResponse, Refusal> {
+        if !self.limit.take(Instant::now()) {
+            return Err(Refusal::Overloaded);
+        }
+        let now = SystemTime::now();
+        let id = self.authenticator.authenticate(&request.token, now).await?;
+        if id.trust_domain() != self.trust_domain.as_str() {
+            return Err(Refusal::TrustDomain { id, trust_domain: self.trust_domain.clone() });
+        }
+        let current = self.authority.load();
+        let issued = match current.issuer.issue(&request.csr, &id, self.leaf_lifetime, now) {
+            Ok(issued) => issued,
+            Err(error) => return Err(Refusal::Issue { id, error }),
+        };
+        let not_after = seconds(issued.not_after);
+        tracing::info!(peer, id = id.as_str(), not_after, "certificate issued");
+        Ok(CertifyResponse {
+            chain: issued.chain.into_iter().map(|certificate| certificate.to_vec()).collect(),
+            not_after,
+            bundle: current.bundle_pem.clone(),
+        })
+    }
+}
