@@ -19,7 +19,7 @@ use rustls_pki_types::pem::PemObject;
 
 use crate::bundle::{BundleError, TrustBundle, certificate_pem};
 use crate::certificate::{CertificateError, KeyAndRequest, validity};
-use crate::file::{read_limited, write_private};
+use crate::file::{create_private_directory, read_limited, write_private};
 use crate::peer::{PeerRefused, PeerRole, verify_chain};
 use crate::spiffe_id::{SpiffeId, TrustDomain};
 
@@ -217,14 +217,7 @@ impl IssuerFiles {
     /// Writes a directory, made when missing, for its owner only. The certificate comes last: it marks the rest complete.
     pub fn write(&self, directory: &Path) -> Result<(), IssuerError> {
         let file = |path: PathBuf| move |source: io::Error| IssuerError::File { path, source };
-        if !directory.exists() {
-            use std::os::unix::fs::DirBuilderExt;
-            std::fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(directory)
-                .map_err(file(directory.to_owned()))?;
-        }
+        create_private_directory(directory).map_err(file(directory.to_owned()))?;
         let write = |name: &str, text: &str| {
             let path = directory.join(name);
             write_private(&path, text.as_bytes(), 0o600).map_err(file(path))

@@ -12,7 +12,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde::{Deserialize, Serialize};
 
-use crate::file::{read_limited, write_private};
+use crate::file::{create_private, create_private_directory, read_limited, write_private};
 use crate::spiffe_id::SpiffeId;
 
 /// How long a join token can be used.
@@ -39,12 +39,16 @@ impl TokenSigner {
     /// The key in `directory`, made there if there is none: `token.key`, and `token.pub` for verifiers.
     pub fn load_or_create(directory: &Path, audience: &str) -> Result<Self, TokenKeyError> {
         let path = directory.join(KEY_FILE);
+        create_private_directory(directory)
+            .map_err(|source| TokenKeyError::File { path: directory.to_owned(), source })?;
         let signer = match read_text(&path) {
             Ok(pem) => Self::from_pem(&pem, audience)?,
             Err(TokenKeyError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 let signer = Self::create(audience)?;
-                write(&path, &signer.pair.serialize_pem(), 0o600)?;
-                signer
+                let created = create_private(&path, signer.pair.serialize_pem().as_bytes(), 0o600)
+                    .map_err(|source| TokenKeyError::File { path: path.clone(), source })?;
+                // Another process was quicker: its key is the one.
+                if created { signer } else { Self::from_pem(&read_text(&path)?, audience)? }
             }
             Err(error) => return Err(error),
         };

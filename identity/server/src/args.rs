@@ -19,7 +19,7 @@ use crate::server::{Config, Server};
 #[command(name = "mesh-identity", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Args {
     #[command(flatten)]
-    serve: Option<ServeArgs>,
+    serve: ServeArgs,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -33,8 +33,9 @@ enum Command {
 #[derive(Debug, clap::Args)]
 struct ServeArgs {
     /// Directory of the issuer: tls.crt, tls.key and, for an intermediate, ca.crt; made when missing, watched for changes
-    #[arg(long, value_name = "DIRECTORY")]
-    issuer_dir: PathBuf,
+    // Required, but for subcommands.
+    #[arg(long, value_name = "DIRECTORY", required = true)]
+    issuer_dir: Option<PathBuf>,
     /// Public key of join tokens (PEM), or a directory with the key pair, made when missing [default: the issuer's]
     #[arg(long, value_name = "PATH")]
     token_key: Option<PathBuf>,
@@ -79,10 +80,9 @@ struct TokenArgs {
 impl Args {
     /// Does what the command line says; returns when it is done, or on SIGTERM.
     pub fn run(self) -> anyhow::Result<()> {
-        match (self.command, self.serve) {
-            (Some(Command::Token(token)), _) => token.write(),
-            (None, Some(serve)) => serve.run(),
-            (None, None) => anyhow::bail!("--issuer-dir is missing; --help shows all flags"),
+        match self.command {
+            Some(Command::Token(token)) => token.write(),
+            None => self.serve.run(),
         }
     }
 }
@@ -99,12 +99,13 @@ impl ServeArgs {
     }
 
     fn config(self) -> anyhow::Result<Config> {
+        let issuer_directory = self.issuer_dir.context("--issuer-dir is missing")?;
         let id = SpiffeId::new(&self.trust_domain, names::SYSTEM_NAMESPACE, names::IDENTITY_ACCOUNT)
             .context("--trust-domain leaves no room for a SPIFFE id")?;
         Ok(Config {
             id,
-            authenticator: authenticator(self.token_key.as_deref().unwrap_or(&self.issuer_dir))?,
-            issuer_directory: self.issuer_dir,
+            authenticator: authenticator(self.token_key.as_deref().unwrap_or(&issuer_directory))?,
+            issuer_directory,
             trust_domain: self.trust_domain,
             listen: self.listen,
             health_listen: self.health_listen,

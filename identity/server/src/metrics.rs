@@ -29,7 +29,7 @@ impl Metrics {
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         for outcome in Outcome::ALL {
-            metrics.certificates.get_or_create(&ResultLabels { result: outcome.as_str() });
+            let _ = metrics.certificates.get_or_create(&ResultLabels { result: outcome.as_str() });
         }
         registry.register(
             "mesh_identity_certificates_issued",

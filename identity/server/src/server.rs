@@ -117,8 +117,7 @@ impl Server {
             .http2_max_header_list_size(MAX_HEADER_BYTES)
             .http2_keepalive_interval(Some(KEEPALIVE))
             .max_connection_age(MAX_CONNECTION_AGE)
-            .add_service(service)
-            .serve_with_incoming_shutdown(connections, shutdown.clone().requested());
+            .serve_with_incoming_shutdown(service, connections, shutdown.clone().requested());
         let stopped = shutdown.clone();
         let graceful = async move {
             stopped.requested().await;
@@ -167,3 +166,6 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

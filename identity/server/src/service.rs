@@ -166,7 +166,7 @@ impl Service {
         let not_after = seconds(issued.not_after);
         tracing::info!(peer, id = id.as_str(), not_after, "certificate issued");
         Ok(CertifyResponse {
-            chain: issued.chain.into_iter().map(|certificate| certificate.to_vec()).collect(),
+            chain: issued.chain.into_iter().map(|certificate| certificate.to_vec().into()).collect(),
             not_after,
             bundle: current.bundle_pem.clone(),
         })
