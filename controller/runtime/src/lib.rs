@@ -1,1 +1,19 @@
-//! controller/runtime
+//! What the mesh's control-plane programs share: how they log, show their health, listen, prove who they are and stop.
+//!
+//! ```text
+//!   logs         --log, --log-format ─► tracing
+//!   listen       bind a port, or say in one sentence why not
+//!   health       /live, /ready, /metrics on a port of its own
+//!   incoming     TCP ─► mesh TLS, many handshakes at once, each with a time limit ─► streams for tonic
+//!   certificate  the program's own certificate: from the state directory or from mesh-identity, renewed while it runs
+//!   shutdown     SIGTERM or SIGINT, for everybody who asks
+//! ```
+//!
+//! No messages here: what is said over these connections is each program's own business.
+
+pub mod certificate;
+pub mod health;
+pub mod incoming;
+pub mod listen;
+pub mod logs;
+pub mod shutdown;

@@ -169,7 +169,7 @@ mod tests {
     fn changing_ones_mind() {
         let (old, new) = (issuer(), issuer());
         let mut rotation = Rotation::new(old.clone(), Anchors::Derived, None, (DELAY, KEEP), now());
-        rotation.change(new.clone(), Anchors::Derived, now());
+        rotation.change(new, Anchors::Derived, now());
         rotation.change(old.clone(), Anchors::Derived, now());
         rotation.advance(now() + DELAY);
         assert!(trusts(&rotation, &[&old]) && Arc::ptr_eq(rotation.issuer(), &old));

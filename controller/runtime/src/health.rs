@@ -1,0 +1,139 @@
+//! `/live`, `/ready` and `/metrics` on a port of their own, in plain HTTP.
+//!
+//! `/ready` answers 200 only while every condition holds, else 503 with one line per condition that does not: what a
+//! person with curl wants to read.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+
+/// Conditions that must hold before the program is ready. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Readiness {
+    missing: Arc<Mutex<BTreeMap<&'static str, String>>>,
+}
+
+impl Readiness {
+    /// Ready from the start; [`Readiness::wait_for`] adds conditions.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Not ready until `condition` is [`met`](Self::met), for the reason given. Replaces an earlier reason.
+    pub fn wait_for(&self, condition: &'static str, reason: impl Into<String>) {
+        self.missing.lock().insert(condition, reason.into());
+    }
+
+    /// The condition holds.
+    pub fn met(&self, condition: &'static str) {
+        self.missing.lock().remove(condition);
+    }
+
+    /// Whether every condition holds.
+    pub fn is_ready(&self) -> bool {
+        self.missing.lock().is_empty()
+    }
+
+    fn report(&self) -> Result<(), String> {
+        let missing = self.missing.lock();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(missing.iter().map(|(condition, reason)| format!("{condition}: {reason}\n")).collect())
+    }
+}
+
+/// Serves health and metrics until `shutdown`.
+pub async fn serve(
+    listener: TcpListener,
+    registry: Arc<Registry>,
+    readiness: Readiness,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    serve_with(listener, registry, readiness, Router::new(), shutdown).await
+}
+
+/// As [`serve`], with routes of the program's own beside ours.
+pub async fn serve_with(
+    listener: TcpListener,
+    registry: Arc<Registry>,
+    readiness: Readiness,
+    more: Router,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let router = Router::new()
+        .route("/live", get(async || "live\n"))
+        .route("/ready", get(ready).with_state(readiness))
+        .route("/metrics", get(metrics).with_state(registry))
+        .merge(more);
+    axum::serve(listener, router).with_graceful_shutdown(shutdown).await
+}
+
+async fn ready(State(readiness): State<Readiness>) -> Response {
+    match readiness.report() {
+        Ok(()) => "ready\n".into_response(),
+        Err(missing) => (StatusCode::SERVICE_UNAVAILABLE, missing).into_response(),
+    }
+}
+
+async fn metrics(State(registry): State<Arc<Registry>>) -> Response {
+    let mut text = String::new();
+    match prometheus_client::encoding::text::encode(&mut text, &registry) {
+        Ok(()) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+        Err(error) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write the metrics: {error}\n")).into_response()
+        }
+    }
+}
+
+/// What the OpenMetrics specification calls its text format.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::metrics::counter::Counter;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    async fn request(address: std::net::SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = format!("GET {path} HTTP/1.1\r\nHost: health\r\nConnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn readiness_names_what_is_missing() {
+        let mut registry = Registry::default();
+        let counter = Counter::<u64>::default();
+        registry.register("mesh_example", "An example", counter.clone());
+        counter.inc();
+        let readiness = Readiness::new();
+        readiness.wait_for("certificate", "mesh-identity does not answer");
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(serve(listener, Arc::new(registry), readiness.clone(), std::future::pending()));
+
+        assert!(request(address, "/live").await.starts_with("HTTP/1.1 200"));
+        let answer = request(address, "/ready").await;
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+        assert!(answer.ends_with("certificate: mesh-identity does not answer\n"), "{answer}");
+        readiness.met("certificate");
+        assert!(request(address, "/ready").await.starts_with("HTTP/1.1 200"));
+        assert!(request(address, "/metrics").await.contains("mesh_example_total 1"));
+        server.abort();
+    }
+}
