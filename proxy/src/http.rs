@@ -5,7 +5,10 @@
 //! edited or belong to one hop. Bodies are checked and relayed byte for byte, never re-encoded. What two readers could
 //! understand differently is refused, so that nothing behind this proxy ever disagrees with it about where a message ends.
 
+pub mod client;
+pub mod filter;
 pub mod h1;
 pub mod h2;
 pub mod head;
+pub mod pool;
 pub mod respond;

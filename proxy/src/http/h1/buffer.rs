@@ -88,6 +88,19 @@ impl Buffer {
         }
     }
 
+    /// Gives all memory back.
+    pub fn release(&mut self) {
+        if self.bytes.is_empty() {
+            self.chunk = START;
+            self.bytes = BytesMut::new();
+        }
+    }
+
+    /// Takes everything that is there.
+    pub fn take_all(&mut self) -> Bytes {
+        self.take(self.bytes.len())
+    }
+
     /// Where the head at the front ends, if all of it is there. Looks at every byte once, however it arrives, and refuses
     /// line ends that are not CR LF.
     pub(super) fn head_end(&mut self, limit: usize) -> Result<Option<usize>, H1Error> {

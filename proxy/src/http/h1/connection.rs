@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -77,6 +78,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.io.flush().await
     }
 
+    /// Writes all output and ends the connection so that the other side can read it: a reset would destroy it.
+    pub async fn write_and_close(&mut self) {
+        if self.write().await.is_ok() {
+            let _ = tokio::time::timeout(LINGER, self.discard()).await;
+        }
+    }
+
+    /// Ends our direction, and reads to the end of the other.
+    pub(super) async fn discard(&mut self) -> io::Result<()> {
+        self.io.shutdown().await?;
+        loop {
+            self.input.consume(self.input.data().len());
+            if self.input.read(&mut self.io).await? == 0 {
+                return Ok(());
+            }
+        }
+    }
+
     /// Writes all output; the stream may still hold it.
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.output.is_empty() {
@@ -93,6 +112,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
+    /// Gives all memory back that an idle connection can do without.
+    pub fn release(&mut self) {
+        self.input.release();
+        if self.output.is_empty() {
+            self.output = BytesMut::new();
+        }
+    }
+
     /// Gives memory back before the connection idles.
     pub fn shrink(&mut self) {
         self.input.shrink();
@@ -102,4 +129,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 }
 
+/// How long a client whose request nobody reads may take to notice.
+pub(super) const LINGER: Duration = Duration::from_secs(1);
 const KEPT_OUTPUT: usize = 4 * 1024;

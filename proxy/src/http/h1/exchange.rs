@@ -7,12 +7,11 @@
 use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use http::header;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::connection::Connection;
+use super::connection::{Connection, LINGER};
 use super::error::H1Error;
 use super::parse::{Asked, Request, Response};
 use super::relay::{Relay, RelayError};
@@ -73,6 +72,8 @@ pub enum ExchangeError {
     ServerClosed {
         /// Not one byte of a response came, and all of the request is still there to be sent again.
         replayable: bool,
+        /// How it failed; nothing if it closed in order.
+        cause: Option<io::Error>,
     },
 }
 
@@ -109,9 +110,12 @@ impl Exchange {
             let _ = server.write().await;
         }
         let response = exchange.response_head(client, server, limits).await?;
-        client.input.consume(exchange.held);
-        exchange.upload.bytes += exchange.held as u64;
         Ok((exchange, response))
+    }
+
+    /// Whether the request can be sent to another server instead of relaying this response.
+    pub fn is_replayable(&self) -> bool {
+        self.upload.bytes == 0
     }
 
     /// Relays the response, and what is left of the request. `close`: the client is told that its connection ends.
@@ -126,6 +130,8 @@ impl Exchange {
         C: AsyncRead + AsyncWrite + Unpin,
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        client.input.consume(self.held);
+        self.upload.bytes += std::mem::take(&mut self.held) as u64;
         let old_client = self.version == Version::Http10;
         let mut download = if old_client && response.framing == Framing::Chunked {
             response.head.edits.remove(header::TRANSFER_ENCODING);
@@ -145,8 +151,11 @@ impl Exchange {
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
                 Poll::Ready(Err(RelayError::To(_))) => Poll::Ready(Err(ExchangeError::ClientClosed)),
-                Poll::Ready(Err(RelayError::From(_) | RelayError::Broken(H1Error::Truncated))) => {
-                    Poll::Ready(Err(ExchangeError::ServerClosed { replayable: false }))
+                Poll::Ready(Err(RelayError::From(error))) => {
+                    Poll::Ready(Err(ExchangeError::ServerClosed { replayable: false, cause: Some(error) }))
+                }
+                Poll::Ready(Err(RelayError::Broken(H1Error::Truncated))) => {
+                    Poll::Ready(Err(ExchangeError::ServerClosed { replayable: false, cause: None }))
                 }
                 Poll::Ready(Err(RelayError::Broken(error))) => Poll::Ready(Err(ExchangeError::Response(error))),
             }
@@ -180,9 +189,9 @@ impl Exchange {
             });
             match read.await? {
                 Ok(count) if count > 0 => answered = true,
-                Ok(_) | Err(_) => {
+                ended => {
                     let replayable = !answered && self.upload.bytes == 0;
-                    return Err(ExchangeError::ServerClosed { replayable });
+                    return Err(ExchangeError::ServerClosed { replayable, cause: ended.err() });
                 }
             }
             while let Some(response) = server.parse_response(limits, self.asked).map_err(ExchangeError::Response)? {
@@ -266,19 +275,8 @@ impl Exchange {
                 return true;
             }
         }
-        let _ = tokio::time::timeout(LINGER, discard(client)).await;
+        let _ = tokio::time::timeout(LINGER, client.discard()).await;
         false
-    }
-}
-
-/// Reads to the end, so that closing does not reset the connection under a response that is still being read.
-async fn discard<C: AsyncRead + AsyncWrite + Unpin>(client: &mut Connection<C>) -> io::Result<()> {
-    client.io.shutdown().await?;
-    loop {
-        client.input.consume(client.input.data().len());
-        if client.input.read(&mut client.io).await? == 0 {
-            return Ok(());
-        }
     }
 }
 
@@ -292,8 +290,6 @@ fn to_server(request: &Request) -> write::Connection {
 
 /// How much of later requests is read while one is being answered.
 const PIPELINED: usize = 16 * 1024;
-/// How long a client whose body nobody wants may take to notice.
-const LINGER: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests;

@@ -144,7 +144,7 @@ async fn a_dead_server_is_replayable_until_it_answers() {
         drop(server);
         let error = task.await.unwrap().unwrap_err();
         assert!(
-            matches!(error, ExchangeError::ServerClosed { replayable } if replayable == expected),
+            matches!(error, ExchangeError::ServerClosed { replayable, .. } if replayable == expected),
             "{request} {answer}: {error:?}"
         );
     }
@@ -156,7 +156,7 @@ async fn a_cut_off_response_is_an_error() {
     send(&mut client, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     send(&mut server, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab").await;
     drop(server);
-    assert!(matches!(task.await.unwrap(), Err(ExchangeError::ServerClosed { replayable: false })));
+    assert!(matches!(task.await.unwrap(), Err(ExchangeError::ServerClosed { replayable: false, .. })));
 }
 
 #[tokio::test]

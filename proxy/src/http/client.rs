@@ -1,0 +1,90 @@
+//! One worker's HTTP connections to endpoints: taken from the pool or dialled, and judged when they fail.
+
+use std::io;
+use std::rc::Rc;
+
+use identity::HandshakeFailure;
+use policy::Endpoint;
+use rustls_pki_types::ServerName;
+use tokio::time::Instant;
+
+use super::h1::connection::Connection;
+use super::h1::exchange::ExchangeError;
+use super::pool::Pool;
+use crate::Error;
+use crate::stream::Stream;
+use crate::tls::MeshProtocol;
+use crate::upstream::{self, CONNECT_TIMEOUT, ONLY_CONNECT_TIMEOUT};
+use crate::worker::Worker;
+
+/// Connections to endpoints.
+#[derive(Debug, Default)]
+pub struct Client {
+    pool: Rc<Pool>,
+}
+
+/// An HTTP/1 connection to an endpoint, in use for one request.
+#[derive(Debug)]
+pub struct Server {
+    /// The connection.
+    pub connection: Connection<Stream>,
+    /// Who is at its other end.
+    pub endpoint: Rc<Endpoint>,
+    /// It has carried a request before.
+    pub reused: bool,
+}
+
+impl Client {
+    /// An idle connection, if there is a good one.
+    pub fn take(&self, endpoint: &Rc<Endpoint>) -> Option<Server> {
+        let connection = self.pool.take(endpoint)?;
+        Some(Server { connection, endpoint: Rc::clone(endpoint), reused: true })
+    }
+
+    /// A new connection. `alone`: there is no other endpoint to go to instead, so this one gets more time.
+    pub async fn connect(
+        &self,
+        worker: &Rc<Worker>,
+        endpoint: &Rc<Endpoint>,
+        name: &ServerName<'static>,
+        alone: bool,
+    ) -> Result<Server, Error> {
+        let limit = if alone { ONLY_CONNECT_TIMEOUT } else { CONNECT_TIMEOUT };
+        let stream = Box::pin(upstream::dial(worker, endpoint, name, MeshProtocol::Http1, limit)).await?;
+        Ok(Server { connection: Connection::new(stream), endpoint: Rc::clone(endpoint), reused: false })
+    }
+
+    /// Takes back a connection that can carry another request.
+    pub fn put(&self, server: Server, now: Instant) {
+        self.pool.put(&server.endpoint, server.connection, now);
+    }
+}
+
+/// What an exchange that failed means, and whether the request may be sent again.
+///
+/// Again is safe where the other side cannot have passed it on: its proxy answers everything it reads, so a mesh
+/// connection that it closed in order, or that ended with a TLS alert, carried this request to nobody. Where that is not
+/// known, a reused connection is the usual race with a server's idle timeout, and idempotent requests may go again.
+pub fn cause_of(failed: ExchangeError, server: &Server, idempotent: bool) -> (Error, bool) {
+    let address = server.endpoint.address;
+    let (replayable, cause) = match failed {
+        ExchangeError::Request(problem) => return (Error::Request(problem), false),
+        ExchangeError::Response(problem) => return (Error::Response(problem), false),
+        ExchangeError::ClientClosed => return (Error::ClientClosed, false),
+        ExchangeError::ServerClosed { replayable, cause } => (replayable, cause),
+    };
+    let in_mesh = server.connection.io.is_protected();
+    let refused = cause.as_ref().filter(|_| in_mesh && !server.reused).filter(|cause| is_alert(cause));
+    if let Some(cause) = refused {
+        return (Error::TlsFailed { address, problem: cause.to_string() }, replayable);
+    }
+    let untouched = in_mesh && server.reused && cause.is_none();
+    if replayable && (untouched || (server.reused && idempotent)) {
+        return (Error::ConnectionLost(address), true);
+    }
+    (Error::ConnectionClosed(address), false)
+}
+
+fn is_alert(error: &io::Error) -> bool {
+    HandshakeFailure::of_io(error) == HandshakeFailure::RefusedByPeer
+}

@@ -1,0 +1,367 @@
+//! HTTP/1 requests of the application: one loop per connection, one request after the other.
+//!
+//! Match, filter, draw a backend, choose an endpoint, send; try another endpoint where nothing can have reached an
+//! application. Errors become responses at the end of [`Lane::request`] and nowhere else.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use policy::{Endpoint, Outbound};
+use proto::Reason;
+use tokio::time::{Instant, timeout_at};
+
+use super::plan::{Plan, PlannedBackend, PlannedRule};
+use crate::Error;
+use crate::balance::Member;
+use crate::control::Watch;
+use crate::http::client::{Server, cause_of};
+use crate::http::h1::buffer::Buffer;
+use crate::http::h1::connection::{Connection, ReadError};
+use crate::http::h1::exchange::{Exchange, Finished};
+use crate::http::h1::parse::{Request, Response};
+use crate::http::h1::{Framing, Limits};
+use crate::http::head::RequestHead;
+use crate::http::respond;
+use crate::net::copy;
+use crate::net::prefixed::Prefixed;
+use crate::stream::Stream;
+use crate::telemetry::{Direction, RequestOutcome, RequestSeries};
+use crate::worker::Worker;
+
+/// Serves a connection of the application that speaks HTTP/1; `prefix` is what was read of it.
+pub async fn serve(worker: &Rc<Worker>, stream: Stream, prefix: BytesMut, address: SocketAddr, found: &Arc<Outbound>) {
+    let mut lane = Lane::new(worker, address, found);
+    let mut client = Connection::with_input(stream, Buffer::with_prefix(prefix));
+    loop {
+        let request = match client.read_request(&lane.limits).await {
+            Ok(Some(request)) => request,
+            Ok(None) | Err(ReadError::Io(_)) => return,
+            Err(ReadError::Refused(problem)) => {
+                lane.refresh();
+                let record = Record::new(lane.plan.unmatched(worker, false));
+                lane.fail(&mut client, &record, &Error::Request(problem), None).await;
+                return;
+            }
+        };
+        match lane.request(&mut client, request).await {
+            Next::Request => {}
+            Next::Close => return,
+            Next::Tunnel(server) => return tunnel(client, server.connection).await,
+        }
+    }
+}
+
+/// One connection's view of where its requests go.
+struct Lane<'w> {
+    worker: &'w Rc<Worker>,
+    address: SocketAddr,
+    watch: Watch<Outbound>,
+    plan: Rc<Plan>,
+    limits: Limits,
+}
+
+/// What follows a request.
+enum Next {
+    Request,
+    Close,
+    Tunnel(Server),
+}
+
+/// What is known of a request for its record, as it goes along.
+struct Record {
+    start: Instant,
+    series: RequestSeries,
+    status: u16,
+    /// A response has begun: no other can be sent.
+    answered: bool,
+}
+
+/// Why a request failed, and whether it may be sent again.
+struct Failure {
+    error: Error,
+    replayable: bool,
+}
+
+impl Failure {
+    fn last(error: Error) -> Self {
+        Self { error, replayable: false }
+    }
+}
+
+/// When a try ends at the latest, and what is said then.
+#[derive(Clone, Copy)]
+struct Limit {
+    deadline: Option<Instant>,
+    /// `timeouts.backendRequest` rather than `timeouts.request`.
+    backend: bool,
+    after: Duration,
+}
+
+impl<'w> Lane<'w> {
+    fn new(worker: &'w Rc<Worker>, address: SocketAddr, found: &Arc<Outbound>) -> Self {
+        let limits = Limits { head: worker.shared.config.bootstrap.max_head_bytes, ..Limits::default() };
+        let watch = worker.shared.discovery.outbound(address);
+        Self { worker, address, watch, plan: worker.plan(address, found), limits }
+    }
+
+    /// Follows discovery: one atomic load where nothing changed.
+    fn refresh(&mut self) {
+        if let Some(current) = self.watch.current().value()
+            && !self.plan.is_of(&current)
+        {
+            self.plan = self.worker.plan(self.address, &current);
+        }
+    }
+
+    /// One request, from its head to the last byte of its response.
+    async fn request(&mut self, client: &mut Connection<Stream>, mut request: Request) -> Next {
+        self.refresh();
+        let plan = Rc::clone(&self.plan);
+        let grpc = request.head.is_grpc();
+        let mut record = Record::new(plan.unmatched(self.worker, grpc));
+        let outcome = match plan.rule(&request.head) {
+            Ok(rule) => self.forward(client, &mut request, rule, &mut record).await,
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok((finished, server)) => {
+                record.observe(None, &finished);
+                if finished.tunnel {
+                    return Next::Tunnel(server);
+                }
+                let persistent = finished.client_persistent;
+                if finished.server_persistent {
+                    self.worker.http.put(server, Instant::now());
+                }
+                if persistent { Next::Request } else { Next::Close }
+            }
+            Err(error) => self.fail(client, &record, &error, Some(&request)).await,
+        }
+    }
+
+    /// Sends the request to a backend of its rule, and to another endpoint if that cannot do harm.
+    async fn forward(
+        &self,
+        client: &mut Connection<Stream>,
+        request: &mut Request,
+        rule: &PlannedRule,
+        record: &mut Record,
+    ) -> Result<(Finished, Server), Error> {
+        rule.filters.request(&mut request.head.edits);
+        let backend = rule.backend(|below| rand::random_range(0..below))?;
+        backend.filters.request(&mut request.head.edits);
+        record.series = backend.series(self.worker, None, request.head.is_grpc());
+        backend.ready(rule).await?;
+        let mut tried: Vec<SocketAddr> = Vec::new();
+        let mut last = None;
+        let mut fresh = false;
+        for attempt in 1..=MOST_TRIES {
+            let now = Instant::now();
+            let member = match backend.choose(self.address.is_ipv6(), &tried, now) {
+                Ok(member) => member,
+                Err(error) => return Err(last.unwrap_or(error)),
+            };
+            let limit = rule.limit(record.start, now);
+            let connected = self.connect(backend, &member, &tried, fresh, limit).await;
+            let outcome = match connected {
+                Ok(server) => self.attempt(client, server, request, (rule, backend), (&member, limit), record).await,
+                Err(failure) => Err(failure),
+            };
+            let failure = match outcome {
+                Ok(done) => return Ok(done),
+                Err(failure) => failure,
+            };
+            if !failure.replayable || attempt == MOST_TRIES {
+                return Err(failure.error);
+            }
+            // A reused connection that ended says nothing about the endpoint.
+            fresh = failure.error.reason() == Reason::ConnectionLost;
+            if !fresh {
+                tried.push(member.endpoint.address);
+            }
+            last = Some(failure.error);
+        }
+        Err(last.unwrap_or(Error::Internal("no try was made")))
+    }
+
+    async fn connect(
+        &self,
+        backend: &PlannedBackend,
+        member: &Member,
+        tried: &[SocketAddr],
+        fresh: bool,
+        limit: Limit,
+    ) -> Result<Server, Failure> {
+        let client = &self.worker.http;
+        if let Some(server) = if fresh { None } else { client.take(&member.endpoint) } {
+            return Ok(server);
+        }
+        let Some(name) = backend.server_name() else {
+            return Err(Failure::last(Error::Internal("a backend without a name was chosen")));
+        };
+        let alone = !backend.has_other(self.address.is_ipv6(), tried.len());
+        let connecting = client.connect(self.worker, &member.endpoint, name, alone);
+        match limit.within(connecting).await {
+            Ok(Ok(server)) => {
+                member.load.connected();
+                Ok(server)
+            }
+            Ok(Err(error)) => {
+                member.load.failed(Instant::now());
+                Err(Failure { replayable: error.retryable(), error })
+            }
+            Err(error) => Err(Failure::last(error)),
+        }
+    }
+
+    /// One try on one connection.
+    async fn attempt(
+        &self,
+        client: &mut Connection<Stream>,
+        mut server: Server,
+        request: &Request,
+        (rule, backend): (&PlannedRule, &PlannedBackend),
+        (member, limit): (&Member, Limit),
+        record: &mut Record,
+    ) -> Result<(Finished, Server), Failure> {
+        let in_flight = member.load.start();
+        let sent_at = Instant::now();
+        record.series = backend.series(self.worker, Some(&member.endpoint), request.head.is_grpc());
+        let sending = Exchange::send(client, &mut server.connection, request, &self.limits);
+        let (exchange, mut response) = match limit.within(sending).await.map_err(Failure::last)? {
+            Ok(answered) => answered,
+            Err(failed) => {
+                let (error, replayable) = cause_of(failed, &server, is_idempotent(&request.head));
+                return Err(Failure { error, replayable });
+            }
+        };
+        let now = Instant::now();
+        in_flight.load().answered(now.saturating_duration_since(sent_at), now);
+        if let Some(reason) = refused(&member.endpoint, &response) {
+            let error = Error::Told { address: member.endpoint.address, reason };
+            if error.retryable() && exchange.is_replayable() {
+                in_flight.load().failed(now);
+                return Err(Failure { error, replayable: true });
+            }
+        }
+        rule.filters.response(&mut response.head.edits);
+        backend.filters.response(&mut response.head.edits);
+        record.status = response.head.status().as_u16();
+        record.answered = true;
+        let finishing = exchange.finish(client, &mut server.connection, response, false);
+        match limit.within(finishing).await.map_err(Failure::last)? {
+            Ok(finished) => Ok((finished, server)),
+            Err(failed) => Err(Failure::last(cause_of(failed, &server, false).0)),
+        }
+    }
+
+    /// The one place where an error becomes a response to an HTTP/1 client of the application.
+    async fn fail(
+        &self,
+        client: &mut Connection<Stream>,
+        record: &Record,
+        error: &Error,
+        request: Option<&Request>,
+    ) -> Next {
+        let shared = &self.worker.shared;
+        let response = respond::response(error, request.is_some_and(|request| request.head.is_grpc()));
+        // The body of a request that was not forwarded is still to come: the connection cannot be read any further.
+        let keep = request.is_some_and(|request| request.persistent && request.framing == Framing::Empty);
+        let status = if record.answered { record.status } else { response.status().as_u16() };
+        shared.failed(Direction::Outbound, &shared.labels.principal, &self.address.to_string(), error, status);
+        record.observe_failure(error, status);
+        if record.answered || error.reason() == Reason::ClientClosed {
+            // Half a response must not look like a whole one.
+            client.io.reset_on_drop();
+            return Next::Close;
+        }
+        let is_head = request.is_some_and(|request| request.head.method() == "HEAD");
+        respond::write(&response, is_head, !keep, &mut client.output);
+        if keep {
+            return if client.write().await.is_ok() { Next::Request } else { Next::Close };
+        }
+        client.write_and_close().await;
+        Next::Close
+    }
+}
+
+impl PlannedRule {
+    fn limit(&self, start: Instant, now: Instant) -> Limit {
+        let request = self.request_timeout.map(|after| (start + after, after));
+        let backend = self.backend_timeout.map(|after| (now + after, after));
+        match (request, backend) {
+            (Some((until, after)), None) => Limit { deadline: Some(until), backend: false, after },
+            (Some((until, after)), Some((earlier, _))) if until <= earlier => {
+                Limit { deadline: Some(until), backend: false, after }
+            }
+            (_, Some((until, after))) => Limit { deadline: Some(until), backend: true, after },
+            (None, None) => Limit { deadline: None, backend: false, after: Duration::ZERO },
+        }
+    }
+}
+
+impl Limit {
+    async fn within<T>(self, work: impl Future<Output = T>) -> Result<T, Error> {
+        let Some(deadline) = self.deadline else { return Ok(work.await) };
+        timeout_at(deadline, work).await.map_err(|_| {
+            if self.backend { Error::BackendTimeout(self.after) } else { Error::RequestTimeout(self.after) }
+        })
+    }
+}
+
+impl Record {
+    fn new(series: RequestSeries) -> Self {
+        Self { start: Instant::now(), series, status: 0, answered: false }
+    }
+
+    fn observe(&self, reason: Option<Reason>, finished: &Finished) {
+        self.series.observe(&RequestOutcome {
+            status: self.status,
+            grpc_status: None,
+            reason,
+            duration: Instant::now().saturating_duration_since(self.start),
+            request_bytes: finished.request_bytes,
+            response_bytes: finished.response_bytes,
+        });
+    }
+
+    fn observe_failure(&self, error: &Error, status: u16) {
+        let duration = Instant::now().saturating_duration_since(self.start);
+        let reason = Some(error.reason());
+        self.series.observe(&RequestOutcome { status, reason, duration, ..RequestOutcome::default() });
+    }
+}
+
+/// What the peer's proxy says where the application has not seen the request.
+fn refused(endpoint: &Endpoint, response: &Response) -> Option<Reason> {
+    let from_mesh = endpoint.identity.is_some() && response.head.status() == http::StatusCode::SERVICE_UNAVAILABLE;
+    if from_mesh { respond::told(&response.head) } else { None }
+}
+
+/// RFC 9110 §9.2.2: what may be sent twice.
+pub fn is_idempotent(head: &RequestHead) -> bool {
+    matches!(head.method(), "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
+}
+
+/// Both sides agreed to speak something else from here on.
+async fn tunnel(client: Connection<Stream>, server: Connection<Stream>) {
+    let mut client = into_pipe(client);
+    let mut server = into_pipe(server);
+    client.inner().keep_alive();
+    server.inner().keep_alive();
+    if copy::relay(&mut client, &mut server, |_, _| {}).await.is_err() {
+        client.inner().reset_on_drop();
+        server.inner().reset_on_drop();
+    }
+}
+
+/// What was read beyond the head belongs to the new protocol.
+pub fn into_pipe(mut connection: Connection<Stream>) -> Prefixed<Stream> {
+    Prefixed::new(connection.input.take_all(), connection.io)
+}
+
+/// The first endpoint, and others where it never reached an application.
+const MOST_TRIES: usize = 3;
