@@ -22,6 +22,7 @@ use crate::tls::{Accepted, MeshProtocol};
 use crate::upstream;
 use crate::worker::Worker;
 
+pub mod http;
 pub mod tcp;
 
 /// Who is on the other side of an inbound connection.
@@ -192,12 +193,21 @@ async fn plaintext(
     };
     let (prefix, tcp) = client.into_parts();
     if port.mutual_tls() == MutualTls::Strict {
-        if !matches!(outcome, Outcome::Protocol(detect::Protocol::Http1)) {
-            reset_on_drop(&tcp);
+        if matches!(outcome, Outcome::Protocol(detect::Protocol::Http1)) {
+            http::refuse(worker, Prefixed::new(prefix, tcp.into()), caller, &port).await;
+            return Ok(());
         }
+        reset_on_drop(&tcp);
         return Err(Error::PlaintextRefused(caller.address));
     }
-    tcp::forward(worker, Prefixed::new(prefix, tcp.into()), caller, &port).await
+    let client = Prefixed::new(prefix, Stream::from(tcp));
+    match outcome {
+        Outcome::Protocol(detect::Protocol::Http1) => {
+            http::serve(worker, client, caller, &port).await;
+            Ok(())
+        }
+        _ => tcp::forward(worker, client, caller, &port).await,
+    }
 }
 
 /// What a mesh proxy sent, or we ourselves.
@@ -210,7 +220,15 @@ async fn mesh(
 ) -> Result<(), Error> {
     match protocol {
         MeshProtocol::Tcp => tcp::forward_answered(worker, client, caller, port).await,
-        MeshProtocol::Http1 | MeshProtocol::Http2 => tcp::forward(worker, client, caller, port).await,
+        MeshProtocol::Http1 => {
+            let distrusted = worker.tls.until_distrusted(&worker.shared, client.inner().peer());
+            tokio::select! {
+                () = http::serve(worker, client, caller, port) => {}
+                () = distrusted => {}
+            }
+            Ok(())
+        }
+        MeshProtocol::Http2 => tcp::forward(worker, client, caller, port).await,
     }
 }
 

@@ -19,6 +19,8 @@ use crate::stream::reset_on_drop;
 use crate::telemetry::Direction;
 use crate::worker::Worker;
 
+pub mod http;
+pub mod plan;
 pub mod tcp;
 pub mod verdicts;
 
@@ -167,6 +169,11 @@ async fn as_first_bytes_say(
     let found = detect(&mut client, BytesMut::new(), detect::PATIENCE).await.map_err(|_| Error::ClientClosed)?;
     let client = Prefixed::new(found.prefix, client);
     match found.outcome {
+        Outcome::Protocol(detect::Protocol::Http1) if !matches!(*destination.outbound, Outbound::Foreign) => {
+            worker.verdicts.borrow_mut().forget(destination.address);
+            http::serve(worker, client, destination).await;
+            Ok(())
+        }
         Outcome::Protocol(detect::Protocol::Http1 | detect::Protocol::Http2) => {
             worker.verdicts.borrow_mut().forget(destination.address);
             tcp::forward(worker, client, destination).await

@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use identity::MeshTls;
-use policy::{Inbound, ServicePort, Settings};
+use policy::{Inbound, Outbound, ServicePort, Settings};
 use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
@@ -25,7 +25,9 @@ use crate::balance::{Backend, Loads};
 use crate::config::Config;
 use crate::control::{Discovery, Watch};
 use crate::drain::{Drain, Phase};
+use crate::http::client::Client;
 use crate::net::orig_dst::{OriginalDestination, normal};
+use crate::outbound::plan::Plan;
 use crate::outbound::verdicts::Verdicts;
 use crate::telemetry::{Direction, Occurrence, PeerLabels, Telemetry};
 use crate::tls::Tls;
@@ -65,6 +67,9 @@ pub struct Worker {
     pub tls: Tls,
     /// Destinations whose server speaks first.
     pub verdicts: RefCell<Verdicts>,
+    /// HTTP connections to endpoints.
+    pub http: Client,
+    plans: RefCell<HashMap<SocketAddr, Rc<Plan>>>,
     loads: Rc<Loads>,
     backends: RefCell<HashMap<ServicePort, Rc<Backend>>>,
 }
@@ -129,7 +134,29 @@ impl Worker {
     /// A worker without connections.
     pub fn new(shared: Arc<Shared>) -> Self {
         let tls = Tls::new(shared.mesh_tls.clone(), Arc::clone(&shared.server_tls), &shared.config.bootstrap.workload);
-        Self { shared, tls, verdicts: RefCell::default(), loads: Rc::default(), backends: RefCell::default() }
+        Self {
+            shared,
+            tls,
+            verdicts: RefCell::default(),
+            http: Client::default(),
+            plans: RefCell::default(),
+            loads: Rc::default(),
+            backends: RefCell::default(),
+        }
+    }
+
+    /// What discovery says of a destination, ready for requests.
+    pub fn plan(&self, address: SocketAddr, found: &Arc<Outbound>) -> Rc<Plan> {
+        let mut plans = self.plans.borrow_mut();
+        if let Some(plan) = plans.get(&address).filter(|plan| plan.is_of(found)) {
+            return Rc::clone(plan);
+        }
+        if plans.len() >= MOST_IDLE_BACKENDS {
+            plans.retain(|_, plan| Rc::strong_count(plan) > 1);
+        }
+        let plan = Rc::new(Plan::new(self, found));
+        plans.insert(address, Rc::clone(&plan));
+        plan
     }
 
     /// The endpoints of a backend. Keep it with the connection: it follows what discovery says by itself.

@@ -1,6 +1,5 @@
 //! One worker's HTTP connections to endpoints: taken from the pool or dialled, and judged when they fail.
 
-use std::io;
 use std::rc::Rc;
 
 use identity::HandshakeFailure;
@@ -74,17 +73,13 @@ pub fn cause_of(failed: ExchangeError, server: &Server, idempotent: bool) -> (Er
         ExchangeError::ServerClosed { replayable, cause } => (replayable, cause),
     };
     let in_mesh = server.connection.io.is_protected();
-    let refused = cause.as_ref().filter(|_| in_mesh && !server.reused).filter(|cause| is_alert(cause));
-    if let Some(cause) = refused {
-        return (Error::TlsFailed { address, problem: cause.to_string() }, replayable);
+    let failure = cause.as_ref().map(HandshakeFailure::of_io);
+    if let (true, Some(HandshakeFailure::RefusedByPeer), Some(cause)) = (in_mesh, failure, &cause) {
+        let error = Error::Tls { address, failure: HandshakeFailure::RefusedByPeer, problem: cause.to_string() };
+        return (error, replayable);
     }
-    let untouched = in_mesh && server.reused && cause.is_none();
-    if replayable && (untouched || (server.reused && idempotent)) {
-        return (Error::ConnectionLost(address), true);
-    }
-    (Error::ConnectionClosed(address), false)
-}
-
-fn is_alert(error: &io::Error) -> bool {
-    HandshakeFailure::of_io(error) == HandshakeFailure::RefusedByPeer
+    let untouched = in_mesh && cause.is_none();
+    let again = replayable && (untouched || (idempotent && (in_mesh || server.reused)));
+    let error = if again && server.reused { Error::ConnectionLost(address) } else { Error::ConnectionClosed(address) };
+    (error, again)
 }

@@ -8,9 +8,9 @@ use std::collections::HashMap;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::rc::Rc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use policy::Endpoint;
@@ -78,7 +78,7 @@ pub fn is_quiet(stream: &mut Stream) -> bool {
     let mut byte = [0];
     let mut read = ReadBuf::new(&mut byte);
     // Finds what TLS holds already decrypted. The waker is replaced by the next real read.
-    if let Poll::Ready(_) = Pin::new(&mut *stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut read) {
+    if Pin::new(&mut *stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut read).is_ready() {
         return false;
     }
     let socket = match stream {

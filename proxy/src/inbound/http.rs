@@ -30,9 +30,7 @@ use crate::worker::Worker;
 /// Serves a connection that speaks HTTP/1.
 pub async fn serve(worker: &Rc<Worker>, client: Prefixed<Stream>, caller: &Caller, port: &Port) {
     let (prefix, stream) = client.into_parts();
-    let mut buffer = Buffer::default();
-    buffer.extend(&prefix);
-    let mut client = Connection::with_input(stream, buffer);
+    let mut client = Connection::with_input(stream, Buffer::with_prefix(&prefix));
     let mut desk = Desk::new(worker, caller, port);
     loop {
         let request = match client.read_request(&desk.limits).await {
@@ -53,6 +51,15 @@ pub async fn serve(worker: &Rc<Worker>, client: Prefixed<Stream>, caller: &Calle
             }
         }
     }
+}
+
+/// Answers a plaintext client that may not come in, so that it can say why.
+pub async fn refuse(worker: &Rc<Worker>, client: Prefixed<Stream>, caller: &Caller, port: &Port) {
+    let (prefix, stream) = client.into_parts();
+    let mut client = Connection::with_input(stream, Buffer::with_prefix(&prefix));
+    let mut desk = Desk::new(worker, caller, port);
+    let record = Record { start: Instant::now(), status: 0, answered: false };
+    desk.fail(&mut client, &record, &Error::PlaintextRefused(caller.address), None).await;
 }
 
 /// One client's connection, and the application's that belongs to it.
@@ -102,13 +109,16 @@ impl<'w> Desk<'w> {
         }
         match self.forward(client, &request, &mut record).await {
             Ok(finished) => {
-                self.observe(&request, &RequestOutcome {
-                    status: record.status,
-                    duration: Instant::now().saturating_duration_since(record.start),
-                    request_bytes: finished.request_bytes,
-                    response_bytes: finished.response_bytes,
-                    ..RequestOutcome::default()
-                });
+                self.observe(
+                    &request,
+                    &RequestOutcome {
+                        status: record.status,
+                        duration: Instant::now().saturating_duration_since(record.start),
+                        request_bytes: finished.request_bytes,
+                        response_bytes: finished.response_bytes,
+                        ..RequestOutcome::default()
+                    },
+                );
                 if finished.tunnel {
                     return Next::Tunnel;
                 }
@@ -141,21 +151,21 @@ impl<'w> Desk<'w> {
                     reused = false;
                     continue;
                 }
-                Err(failed) => return Err(self.cause_of(failed)),
+                Err(failed) => return Err(self.cause_of(&failed)),
             };
             record.status = response.head.status().as_u16();
             record.answered = true;
             let close = self.worker.shared.drain.announces();
             return match exchange.finish(client, app, response, close).await {
                 Ok(finished) => Ok(finished),
-                Err(failed) => Err(self.cause_of(failed)),
+                Err(failed) => Err(self.cause_of(&failed)),
             };
         }
     }
 
-    fn cause_of(&mut self, failed: ExchangeError) -> Error {
+    fn cause_of(&mut self, failed: &ExchangeError) -> Error {
         self.app = None;
-        match failed {
+        match *failed {
             ExchangeError::Request(problem) => Error::Request(problem),
             ExchangeError::Response(problem) => Error::Response(problem),
             ExchangeError::ClientClosed => Error::ClientClosed,

@@ -5,14 +5,14 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use policy::{Endpoint, Outbound};
 use proto::Reason;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
+use super::Destination;
 use super::plan::{Plan, PlannedBackend, PlannedRule};
 use crate::Error;
 use crate::balance::Member;
@@ -31,10 +31,11 @@ use crate::stream::Stream;
 use crate::telemetry::{Direction, RequestOutcome, RequestSeries};
 use crate::worker::Worker;
 
-/// Serves a connection of the application that speaks HTTP/1; `prefix` is what was read of it.
-pub async fn serve(worker: &Rc<Worker>, stream: Stream, prefix: BytesMut, address: SocketAddr, found: &Arc<Outbound>) {
-    let mut lane = Lane::new(worker, address, found);
-    let mut client = Connection::with_input(stream, Buffer::with_prefix(prefix));
+/// Serves a connection of the application that speaks HTTP/1.
+pub async fn serve(worker: &Rc<Worker>, client: Prefixed<TcpStream>, destination: &Destination) {
+    let (prefix, stream) = client.into_parts();
+    let mut lane = Lane::new(worker, destination);
+    let mut client = Connection::with_input(Stream::from(stream), Buffer::with_prefix(&prefix));
     loop {
         let request = match client.read_request(&lane.limits).await {
             Ok(Some(request)) => request,
@@ -85,6 +86,15 @@ struct Failure {
     replayable: bool,
 }
 
+/// One try of a request.
+#[derive(Clone, Copy)]
+struct Try<'a> {
+    rule: &'a PlannedRule,
+    backend: &'a PlannedBackend,
+    member: &'a Member,
+    limit: Limit,
+}
+
 impl Failure {
     fn last(error: Error) -> Self {
         Self { error, replayable: false }
@@ -101,10 +111,11 @@ struct Limit {
 }
 
 impl<'w> Lane<'w> {
-    fn new(worker: &'w Rc<Worker>, address: SocketAddr, found: &Arc<Outbound>) -> Self {
+    fn new(worker: &'w Rc<Worker>, destination: &Destination) -> Self {
+        let address = destination.address;
         let limits = Limits { head: worker.shared.config.bootstrap.max_head_bytes, ..Limits::default() };
         let watch = worker.shared.discovery.outbound(address);
-        Self { worker, address, watch, plan: worker.plan(address, found), limits }
+        Self { worker, address, watch, plan: worker.plan(address, &destination.outbound), limits }
     }
 
     /// Follows discovery: one atomic load where nothing changed.
@@ -164,10 +175,9 @@ impl<'w> Lane<'w> {
                 Ok(member) => member,
                 Err(error) => return Err(last.unwrap_or(error)),
             };
-            let limit = rule.limit(record.start, now);
-            let connected = self.connect(backend, &member, &tried, fresh, limit).await;
-            let outcome = match connected {
-                Ok(server) => self.attempt(client, server, request, (rule, backend), (&member, limit), record).await,
+            let go = Try { rule, backend, member: &member, limit: rule.limit(record.start, now) };
+            let outcome = match self.connect(&go, &tried, fresh).await {
+                Ok(server) => self.attempt(client, server, request, &go, record).await,
                 Err(failure) => Err(failure),
             };
             let failure = match outcome {
@@ -187,14 +197,8 @@ impl<'w> Lane<'w> {
         Err(last.unwrap_or(Error::Internal("no try was made")))
     }
 
-    async fn connect(
-        &self,
-        backend: &PlannedBackend,
-        member: &Member,
-        tried: &[SocketAddr],
-        fresh: bool,
-        limit: Limit,
-    ) -> Result<Server, Failure> {
+    async fn connect(&self, go: &Try<'_>, tried: &[SocketAddr], fresh: bool) -> Result<Server, Failure> {
+        let Try { backend, member, limit, .. } = *go;
         let client = &self.worker.http;
         if let Some(server) = if fresh { None } else { client.take(&member.endpoint) } {
             return Ok(server);
@@ -223,10 +227,10 @@ impl<'w> Lane<'w> {
         client: &mut Connection<Stream>,
         mut server: Server,
         request: &Request,
-        (rule, backend): (&PlannedRule, &PlannedBackend),
-        (member, limit): (&Member, Limit),
+        go: &Try<'_>,
         record: &mut Record,
     ) -> Result<(Finished, Server), Failure> {
+        let Try { rule, backend, member, limit } = *go;
         let in_flight = member.load.start();
         let sent_at = Instant::now();
         record.series = backend.series(self.worker, Some(&member.endpoint), request.head.is_grpc());

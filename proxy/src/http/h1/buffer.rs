@@ -27,8 +27,10 @@ pub struct Buffer {
 
 impl Buffer {
     /// A buffer that begins with bytes that somebody else read (protocol detection).
-    pub fn with_prefix(prefix: BytesMut) -> Self {
-        Self { bytes: prefix, ..Self::default() }
+    pub fn with_prefix(prefix: &[u8]) -> Self {
+        let mut buffer = Self::default();
+        buffer.extend(prefix);
+        buffer
     }
 
     /// What is there.

@@ -215,7 +215,8 @@ async fn large_bodies_flow_both_ways_at_once() {
             server_read.read_to_end(&mut uploaded).await
         }
     );
-    (one.unwrap(), two.unwrap(), three.unwrap(), four.unwrap());
+    one.and(two).unwrap();
+    three.and(four).unwrap();
     let (finished, _) = task.await.unwrap().unwrap();
     assert_eq!((finished.request_bytes, finished.response_bytes), (size as u64, size as u64));
 }
