@@ -15,7 +15,7 @@ use crate::Error;
 use crate::detect::{self, Outcome, detect};
 use crate::net::prefixed::Prefixed;
 use crate::outbound::SILENCE;
-use crate::race::{First, ServerSpeaks, first, server_speaks};
+use crate::race::{First, ServerSpeaks, first, server_speaks, spoken};
 use crate::stream::{Stream, reset_on_drop};
 use crate::telemetry::{Direction, PeerLabels};
 use crate::tls::{Accepted, MeshProtocol};
@@ -119,7 +119,7 @@ fn report(worker: &Worker, caller: &Caller, address: SocketAddr, outcome: Result
 
 async fn route(worker: &Rc<Worker>, client: TcpStream, caller: &mut Caller, address: SocketAddr) -> Result<(), Error> {
     let port = Port { address, inbound: worker.shared.inbound.current().value() };
-    let is_spoken = timeout(SILENCE, client.readable()).await.is_ok();
+    let is_spoken = timeout(SILENCE, spoken(&client)).await.is_ok();
     if !is_spoken && !port.protocol().is_http() && port.mutual_tls() != MutualTls::Strict {
         // Either a client far away, or one whose server must speak first.
         if let Some((server, bytes)) = Box::pin(silent(worker, &client, &port)).await? {
@@ -127,7 +127,7 @@ async fn route(worker: &Rc<Worker>, client: TcpStream, caller: &mut Caller, addr
             tcp::relay(worker, stream, Prefixed::new(bytes, server), caller, &port).await;
             return Ok(());
         }
-    } else if !is_spoken && timeout(IDLE_TIMEOUT, client.readable()).await.is_err() {
+    } else if !is_spoken && timeout(IDLE_TIMEOUT, spoken(&client)).await.is_err() {
         return Ok(());
     }
     Box::pin(as_first_bytes_say(worker, client, caller, &port)).await
@@ -137,7 +137,7 @@ async fn route(worker: &Rc<Worker>, client: TcpStream, caller: &mut Caller, addr
 async fn silent(worker: &Rc<Worker>, client: &TcpStream, port: &Port) -> Result<Option<(Stream, BytesMut)>, Error> {
     let Ok(mut server) = dial_app(worker, port.address).await else {
         // Mesh TLS or HTTP gets a proper answer once it has spoken.
-        return if timeout(APP_GONE_TIMEOUT, client.readable()).await.is_ok() {
+        return if timeout(APP_GONE_TIMEOUT, spoken(client)).await.is_ok() {
             Ok(None)
         } else {
             reset_on_drop(client);
@@ -147,8 +147,7 @@ async fn silent(worker: &Rc<Worker>, client: &TcpStream, port: &Port) -> Result<
     let First::Server(bytes) = first(client, &mut server).await else { return Ok(None) };
     if server_speaks(&bytes) == ServerSpeaks::Http2 {
         drop(server);
-        // An error will be met again when the client is read.
-        let _ = client.readable().await;
+        spoken(client).await;
         return Ok(None);
     }
     Ok(Some((server, bytes)))

@@ -50,3 +50,6 @@ pub mod worker;
 pub use app::App;
 pub use config::Config;
 pub use error::{Error, Fault};
+
+#[cfg(test)]
+mod testbed;

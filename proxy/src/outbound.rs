@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 use crate::Error;
 use crate::detect::{self, Outcome, detect};
 use crate::net::prefixed::Prefixed;
-use crate::race::{First, ServerSpeaks, first, server_speaks};
+use crate::race::{First, ServerSpeaks, first, server_speaks, spoken};
 use crate::stream::reset_on_drop;
 use crate::telemetry::Direction;
 use crate::worker::Worker;
@@ -101,7 +101,7 @@ async fn route(worker: &Rc<Worker>, client: TcpStream, destination: &Destination
         }
         Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => {
             // Connections are opened ahead of use; a client may take its time.
-            if timeout(IDLE_TIMEOUT, client.readable()).await.is_err() {
+            if timeout(IDLE_TIMEOUT, spoken(&client)).await.is_err() {
                 return Ok(());
             }
             as_first_bytes_say(worker, client, destination).await
@@ -113,7 +113,7 @@ async fn route(worker: &Rc<Worker>, client: TcpStream, destination: &Destination
 async fn undeclared(worker: &Rc<Worker>, client: TcpStream, destination: &Destination) -> Result<(), Error> {
     let is_server_first = worker.verdicts.borrow().is_server_first(destination.address, Instant::now());
     let silence = if is_server_first { Duration::ZERO } else { SILENCE };
-    if timeout(silence, client.readable()).await.is_ok() {
+    if timeout(silence, spoken(&client)).await.is_ok() {
         return as_first_bytes_say(worker, client, destination).await;
     }
     match Box::pin(silent(worker, &client, destination)).await {
@@ -140,7 +140,7 @@ enum Silent {
 async fn silent(worker: &Rc<Worker>, client: &TcpStream, destination: &Destination) -> Result<Silent, Error> {
     let mut dialled = tokio::select! {
         biased;
-        _ = client.readable() => return Ok(Silent::ClientSpoke),
+        () = spoken(client) => return Ok(Silent::ClientSpoke),
         dialled = tcp::dial(worker, destination) => dialled?,
     };
     let First::Server(bytes) = first(client, &mut dialled.stream).await else {
@@ -153,8 +153,7 @@ async fn silent(worker: &Rc<Worker>, client: &TcpStream, destination: &Destinati
         ServerSpeaks::Farewell => {}
         ServerSpeaks::Http2 => {
             drop(dialled);
-            // An error will be met again when the client is read.
-            let _ = client.readable().await;
+            spoken(client).await;
             return Ok(Silent::ClientSpoke);
         }
     }
@@ -189,3 +188,6 @@ async fn as_first_bytes_say(
 pub const SILENCE: Duration = Duration::from_millis(50);
 /// How long a connection may wait for its first request.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+#[cfg(test)]
+mod tests;

@@ -15,13 +15,20 @@ pub enum First {
     Server(BytesMut),
 }
 
+/// Resolves when the client has spoken, or closed, or failed; reads nothing. A socket's readiness alone may be a false
+/// alarm.
+pub async fn spoken(client: &TcpStream) {
+    // An error will be met again by whoever reads.
+    let _ = client.peek(&mut [0]).await;
+}
+
 /// Waits for either side. Nothing is read from the client; a client that closed has spoken.
 pub async fn first(client: &TcpStream, server: &mut Stream) -> First {
     let mut bytes = BytesMut::with_capacity(FIRST_BYTES);
     tokio::select! {
         // When both have spoken, the client is who decides.
         biased;
-        _ = client.readable() => First::Client,
+        () = spoken(client) => First::Client,
         // An error is for the relay to meet again, and to pass on.
         _ = server.read_buf(&mut bytes) => First::Server(bytes),
     }

@@ -1,0 +1,264 @@
+//! Bytes from one application to another, through both proxies.
+
+use std::future::Future;
+
+use policy::{Endpoint, MutualTls};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::task::{LocalSet, spawn_local};
+
+use super::*;
+use crate::control::Known;
+use crate::testbed::{
+    call, certify, endpoint, failures, inbound_of, issuer, listen, metrics, proxy, put_inbound, put_service, spiffe_id,
+};
+
+/// Two workloads, a Service of the second one, and its application's socket.
+struct Pair {
+    client: Rc<Worker>,
+    server: Rc<Worker>,
+    app: TcpListener,
+    service: SocketAddr,
+    endpoint: Endpoint,
+}
+
+impl Pair {
+    async fn new(protocol: Protocol) -> Self {
+        let issuer = issuer();
+        let (client, server) = (proxy(&issuer, "cart", "10.0.0.1"), proxy(&issuer, "web", "10.0.0.2"));
+        let (app, address) = listen("127.0.0.1").await;
+        put_inbound(&server, address.port(), protocol, MutualTls::Permissive);
+        let endpoint = endpoint(inbound_of(&server, address).await, Some("web"));
+        let service = "10.96.0.7:3306".parse().unwrap();
+        put_service(&client, service, protocol, vec![endpoint.clone()]);
+        Self { client, server, app, service, endpoint }
+    }
+}
+
+async fn within<F: Future>(future: F) -> F::Output {
+    let bound = Duration::from_secs(20);
+    LocalSet::new().run_until(async { timeout(bound, future).await.expect("the test hangs") }).await
+}
+
+async fn read_all(stream: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await.unwrap();
+    bytes
+}
+
+#[tokio::test]
+async fn bytes_go_both_ways_and_each_half_closes_by_itself() {
+    within(async {
+        let pair = Pair::new(Protocol::Tcp).await;
+        let mut client = call(&pair.client, pair.service).await;
+        client.write_all(&vec![7; 1_000_000]).await.unwrap();
+        client.shutdown().await.unwrap();
+        let (mut app, _) = pair.app.accept().await.unwrap();
+        assert_eq!(read_all(&mut app).await.len(), 1_000_000);
+        app.write_all(b"all of it").await.unwrap();
+        drop(app);
+        assert_eq!(read_all(&mut client).await, b"all of it");
+        let text = metrics(&pair.client);
+        assert!(text.contains("connection_security_policy=\"mutual_tls\""), "{text}");
+        let received = text.lines().find(|line| line.starts_with("istio_tcp_received_bytes_total")).unwrap();
+        assert!(received.ends_with(" 1000000") && received.contains(&spiffe_id("web")), "{received}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_first_is_heard_soon_and_remembered() {
+    within(async {
+        let pair = Pair::new(Protocol::Undeclared).await;
+        for known in [false, true] {
+            assert_eq!(pair.client.verdicts.borrow().is_server_first(pair.service, Instant::now()), known);
+            let start = Instant::now();
+            let mut client = call(&pair.client, pair.service).await;
+            let (mut app, _) = pair.app.accept().await.unwrap();
+            app.write_all(b"220 ready\r\n").await.unwrap();
+            let mut greeting = [0; 11];
+            client.read_exact(&mut greeting).await.unwrap();
+            // 150 ms on an idle machine; this one may be busy.
+            let waited = Instant::now() - start;
+            assert!(waited < detect::PATIENCE, "{waited:?}");
+            client.write_all(b"quit").await.unwrap();
+            app.read_exact(&mut greeting[..4]).await.unwrap();
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_silent_client_that_speaks_http_after_all_is_not_remembered() {
+    within(async {
+        let pair = Pair::new(Protocol::Undeclared).await;
+        let mut client = call(&pair.client, pair.service).await;
+        // What was dialled for the silent client, and is dropped when it speaks.
+        let (mut probe, _) = pair.app.accept().await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nhost: web\r\n\r\n").await.unwrap();
+        assert_eq!(probe.read(&mut [0; 1]).await.unwrap_or(0), 0);
+        let (mut app, _) = pair.app.accept().await.unwrap();
+        let mut request = [0; 14];
+        app.read_exact(&mut request).await.unwrap();
+        assert_eq!(&request, b"GET / HTTP/1.1");
+        assert!(!pair.client.verdicts.borrow().is_server_first(pair.service, Instant::now()));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_app_that_refuses_has_another_endpoint_tried() {
+    within(async {
+        let pair = Pair::new(Protocol::Tcp).await;
+        let (gone, nobody) = listen("127.0.0.1").await;
+        drop(gone);
+        let (closed, unreachable) = listen("127.0.0.1").await;
+        drop(closed);
+        let dead = endpoint(inbound_of(&pair.server, nobody).await, Some("web"));
+        let down = endpoint(unreachable, Some("web"));
+        put_service(&pair.client, pair.service, Protocol::Tcp, vec![dead.clone(), down, pair.endpoint.clone()]);
+        spawn_local(async move {
+            loop {
+                let (mut app, _) = pair.app.accept().await.unwrap();
+                app.write_all(b"here").await.unwrap();
+            }
+        });
+        for _ in 0..20 {
+            let mut client = call(&pair.client, pair.service).await;
+            assert_eq!(read_all(&mut client).await, b"here");
+        }
+        assert!(failures(&pair.client).is_empty());
+
+        put_service(&pair.client, pair.service, Protocol::Tcp, vec![dead]);
+        let mut client = call(&pair.client, pair.service).await;
+        assert!(client.read(&mut [0; 1]).await.is_err(), "a reset, not an orderly end");
+        assert_eq!(failures(&pair.client), ["app_refused"]);
+        assert!(failures(&pair.server).iter().all(|reason| reason == "app_refused"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_peer_that_is_somebody_else_is_refused() {
+    within(async {
+        let pair = Pair::new(Protocol::Tcp).await;
+        let mut other = pair.endpoint.clone();
+        other.identity = Some(spiffe_id("admin"));
+        put_service(&pair.client, pair.service, Protocol::Tcp, vec![other]);
+        let mut client = call(&pair.client, pair.service).await;
+        assert!(client.read(&mut [0; 1]).await.is_err());
+        assert_eq!(failures(&pair.client), ["tls_identity_mismatch"]);
+        let text = metrics(&pair.client);
+        assert!(text.lines().any(|line| line.contains("reason=\"wrong_id\"") && line.ends_with(" 1")), "{text}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn another_bundle_ends_connections_whose_peer_it_does_not_vouch_for() {
+    within(async {
+        let pair = Pair::new(Protocol::Tcp).await;
+        let mut client = call(&pair.client, pair.service).await;
+        let (mut app, _) = pair.app.accept().await.unwrap();
+        client.write_all(b"a").await.unwrap();
+        app.read_exact(&mut [0; 1]).await.unwrap();
+        let stranger = issuer();
+        certify(&stranger, &pair.server.shared.mesh_tls, "web");
+        pair.server.shared.mesh_tls.set_bundle(Arc::new(stranger.bundle().clone()));
+        pair.server.shared.trust_changed.send_replace(());
+        assert!(app.read(&mut [0; 1]).await.is_err());
+        assert!(client.read(&mut [0; 1]).await.is_err());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn strict_refuses_plaintext_and_permissive_takes_it() {
+    within(async {
+        let pair = Pair::new(Protocol::Undeclared).await;
+        let port = pair.app.local_addr().unwrap().port();
+        let mut client = TcpStream::connect(pair.endpoint.address).await.unwrap();
+        client.write_all(b"hello from outside").await.unwrap();
+        let (mut app, _) = pair.app.accept().await.unwrap();
+        app.read_exact(&mut [0; 18]).await.unwrap();
+        put_inbound(&pair.server, port, Protocol::Undeclared, MutualTls::Strict);
+        let mut client = TcpStream::connect(pair.endpoint.address).await.unwrap();
+        client.write_all(b"hello from outside").await.unwrap();
+        assert!(client.read(&mut [0; 1]).await.is_err());
+        assert_eq!(failures(&pair.server), ["plaintext_refused"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn our_own_pod_is_served_in_process() {
+    within(async {
+        let issuer = issuer();
+        let (app, address) = listen("127.0.0.1").await;
+        let worker = proxy(&issuer, "web", "127.0.0.1");
+        let service = "10.96.0.7:80".parse().unwrap();
+        put_service(&worker, service, Protocol::Tcp, vec![endpoint(address, Some("web"))]);
+        let mut client = call(&worker, service).await;
+        client.write_all(b"to myself").await.unwrap();
+        client.shutdown().await.unwrap();
+        let (mut app, _) = app.accept().await.unwrap();
+        assert_eq!(read_all(&mut app).await, b"to myself");
+        drop(app);
+        assert_eq!(read_all(&mut client).await, b"");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_workload_and_the_outside_world_are_reached_directly() {
+    within(async {
+        let pair = Pair::new(Protocol::Tcp).await;
+        let workload = Known::Value(Arc::new(Outbound::Workload(pair.endpoint.clone())));
+        pair.client.shared.discovery.put_outbound(pair.endpoint.address, workload);
+        let (world, outside) = listen("127.0.0.1").await;
+        pair.client.shared.discovery.put_outbound(outside, Known::Absent);
+        for (address, listener) in [(pair.endpoint.address, &pair.app), (outside, &world)] {
+            let mut client = call(&pair.client, address).await;
+            client.write_all(b"hi").await.unwrap();
+            let (mut app, _) = listener.accept().await.unwrap();
+            let mut bytes = [0; 2];
+            app.read_exact(&mut bytes).await.unwrap();
+            assert_eq!(&bytes, b"hi");
+        }
+        let text = metrics(&pair.client);
+        assert!(text.contains("PassthroughCluster"), "{text}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_we_know_nothing_of_is_never_sent_in_plaintext() {
+    within(async {
+        let worker = proxy(&issuer(), "cart", "10.0.0.1");
+        let gone: SocketAddr = "10.96.0.99:80".parse().unwrap();
+        worker.shared.discovery.put_outbound(gone, Known::Absent);
+        let own: SocketAddr = "10.0.0.1:15006".parse().unwrap();
+        let unknown: SocketAddr = "10.96.0.98:80".parse().unwrap();
+        for (address, reason) in [(gone, "no_endpoints"), (own, "connect_failed"), (unknown, "discovery_unavailable")] {
+            let mut client = call(&worker, address).await;
+            assert!(matches!(client.read(&mut [0; 1]).await, Ok(0) | Err(_)));
+            assert_eq!(failures(&worker)[0], reason);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn futures_stay_small() {
+    let pair = within(Pair::new(Protocol::Tcp)).await;
+    let (listener, address) = listen("127.0.0.1").await;
+    let _client = TcpStream::connect(address).await.unwrap();
+    let (tcp, from) = listener.accept().await.unwrap();
+    let future = serve(&pair.client, tcp, pair.service);
+    assert!(size_of_val(&future) < 2048, "{}", size_of_val(&future));
+    drop(future);
+    let _client = TcpStream::connect(address).await.unwrap();
+    let (tcp, _) = listener.accept().await.unwrap();
+    let future = crate::inbound::serve(&pair.server, tcp, from, pair.service);
+    assert!(size_of_val(&future) < 2048, "{}", size_of_val(&future));
+}
