@@ -1,1 +1,25 @@
-//! controller/resolve
+//! Pure: facts and a key make a value.
+//!
+//! ```text
+//!   Facts ──┬─ outbound(address)      ─► policy::Outbound    a Service with its routes, a workload, or foreign
+//!           ├─ endpoints(ServicePort) ─► policy::Endpoints   who serves a backend
+//!           └─ inbound(Caller)        ─► policy::Inbound     what a proxy must know of its own workload
+//! ```
+//!
+//! The same facts always make the same value, sorted, so that values can be compared by their hash. `None` means that
+//! the key names nothing. The controller serves these values, and `meshctl` explains them offline.
+
+pub mod endpoints;
+pub mod facts;
+pub mod inbound;
+pub mod outbound;
+pub mod protocol;
+pub mod routes;
+
+pub use endpoints::endpoints;
+pub use facts::{Facts, Mesh};
+pub use inbound::{Caller, inbound};
+pub use outbound::outbound;
+
+#[cfg(test)]
+mod tests;

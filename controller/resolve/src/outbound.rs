@@ -1,0 +1,35 @@
+//! What an address is that an application dialled.
+//!
+//! - A Service's cluster address and one of its ports: the Service. Another port of that address: nothing (`None`), as
+//!   kube-proxy has it.
+//! - A workload's address, whatever the port: the workload.
+//! - Everything else is foreign, inside the cluster's networks as well: this is an answer from the facts, not a guess, so
+//!   "nobody of ours" is true. What the proxy must never do is guess so itself.
+
+use std::net::SocketAddr;
+
+use policy::{Outbound, Service, ServicePort};
+
+use crate::endpoints::endpoint;
+use crate::facts::{Facts, Mesh};
+use crate::inbound::{port_protocol, service_port_protocol};
+use crate::routes::routes;
+
+/// The target behind an address; `None` if there is a Service, but it has no such port.
+pub fn outbound(facts: &Facts, mesh: &Mesh, address: SocketAddr) -> Option<Outbound> {
+    if let Some(service) = facts.service_at(address.ip()) {
+        let port = service.ports.iter().find(|port| port.port == address.port())?;
+        let id = ServicePort::new(&service.metadata.namespace, &service.metadata.name, port.port);
+        return Some(Outbound::Service(Service {
+            protocol: service_port_protocol(facts, service, port.port),
+            routes: routes(facts, service, port.port),
+            default_backend: Some(id.clone()),
+            id,
+        }));
+    }
+    if let Some(workload) = facts.workload_at(address.ip()) {
+        let protocol = port_protocol(facts, workload, address.port());
+        return Some(Outbound::Workload(endpoint(mesh, workload, address, protocol)));
+    }
+    Some(Outbound::Foreign)
+}
