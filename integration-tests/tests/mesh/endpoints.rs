@@ -1,0 +1,68 @@
+//! Endpoints come and go under load.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use integration_tests::mesh::manifests::remove_workload;
+use integration_tests::mesh::{Settings, Signal};
+
+use super::control_plane::load_runs;
+use super::shop::{Shop, none_failed};
+
+fn now_ms() -> u64 {
+    u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
+}
+
+#[test]
+fn an_endpoint_that_is_removed_is_out_of_every_proxy_within_a_second() {
+    let shop = Shop::open(Settings::default(), 3);
+    let load = shop.load(500);
+    load_runs(Duration::from_secs(2));
+    let removed = now_ms();
+    remove_workload(&shop.mesh.manifests(0), "web-2").unwrap();
+    load_runs(Duration::from_secs(3));
+    let report = none_failed(load, 2000);
+    let last = |name: &str| report.served[name].last_ms;
+    assert!(last("web-1") > removed + 2000 && last("web-3") > removed + 2000, "{:?}", report.served);
+    assert!(last("web-2") <= removed + 1000, "served {} ms after its removal", last("web-2") - removed);
+}
+
+#[test]
+fn restarting_backends_one_after_another_fails_no_request() {
+    let mut shop = Shop::open(Settings::default(), 3);
+    let load = shop.load(500);
+    for backend in &mut shop.backends {
+        load_runs(Duration::from_secs(2));
+        backend.server.take().unwrap().stop().unwrap();
+        // Long enough that requests meet a closed port.
+        load_runs(Duration::from_millis(500));
+        backend.server = Some(backend.pod.serve().unwrap());
+    }
+    load_runs(Duration::from_secs(2));
+    let report = none_failed(load, 4000);
+    assert_eq!(report.served.len(), 3, "{:?}", report.served);
+}
+
+#[test]
+fn replacing_whole_pods_one_after_another_fails_no_request() {
+    let mut shop = Shop::open(Settings::default(), 3);
+    let load = shop.load(500);
+    for backend in &mut shop.backends {
+        load_runs(Duration::from_secs(1));
+        // As a kubelet ends a pod: the endpoint goes, the proxy drains, the application ends, then the proxy.
+        remove_workload(&shop.mesh.manifests(0), &backend.pod.name).unwrap();
+        let root = integration_tests::mesh::User::Root;
+        backend.pod.run(integration_tests::mesh::PROXY, root, &["drain"], "drain").unwrap().succeeded().unwrap();
+        backend.server.take().unwrap().stop().unwrap();
+        let proxy = backend.pod.proxy.take().unwrap();
+        proxy.signal(Signal::TERM).unwrap();
+        proxy.stop().unwrap();
+        let addresses = backend.pod.addresses;
+        backend.pod.start_proxy().unwrap();
+        backend.server = Some(backend.pod.serve().unwrap());
+        let directory = shop.mesh.manifests(0);
+        integration_tests::mesh::manifests::write_workload(&directory, &backend.pod.name, "web", &addresses).unwrap();
+    }
+    load_runs(Duration::from_secs(2));
+    let report = none_failed(load, 2500);
+    assert_eq!(report.served.len(), 3, "{:?}", report.served);
+}
