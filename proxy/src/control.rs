@@ -10,6 +10,8 @@ mod certify;
 pub mod clients;
 pub mod decode;
 mod dial;
+#[cfg(test)]
+mod fake;
 pub mod key;
 mod picture;
 pub mod progress;

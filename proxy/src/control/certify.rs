@@ -172,3 +172,6 @@ const LONGEST_STEP: Duration = Duration::from_secs(30);
 const SHORTEST_LIFE: Duration = Duration::from_secs(1);
 const LONGEST_TOKEN: u64 = 64 * 1024;
 const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests;

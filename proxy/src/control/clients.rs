@@ -13,7 +13,7 @@ use super::dial::Dialer;
 use super::picture::Keeper;
 use super::state::ControlState;
 use super::store::SWEEP;
-use super::stream::{Introduction, StreamClient};
+use super::stream::{Introduction, SILENCE, StreamClient};
 use super::trust::Trust;
 use crate::config::Config;
 
@@ -83,6 +83,7 @@ impl Clients {
             state: state.clone(),
             dialer: dialer(&bootstrap.controller, id("controller.id", &bootstrap.controller.id)?),
             introduction: Introduction::new(config),
+            silence: SILENCE,
         };
         let discovery = discovery.clone();
         Ok(Self { config: config.clone(), discovery, trust, certifier, stream, keeper, certified: is_certified })

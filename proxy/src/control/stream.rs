@@ -36,6 +36,8 @@ pub(crate) struct StreamClient {
     pub(crate) state: ControlState,
     pub(crate) dialer: Dialer,
     pub(crate) introduction: Introduction,
+    /// How long a controller may be silent: [`SILENCE`], or less in tests.
+    pub(crate) silence: Duration,
 }
 
 /// What the proxy says of itself.
@@ -160,7 +162,8 @@ struct OneStream<'c> {
 impl OneStream<'_> {
     async fn follow(mut self) -> Ended {
         let address = self.address;
-        let mut silent_at = Instant::now() + SILENCE;
+        let silence = self.client.silence;
+        let mut silent_at = Instant::now() + silence;
         loop {
             let response = tokio::select! {
                 response = self.responses.message() => response,
@@ -168,7 +171,7 @@ impl OneStream<'_> {
                     self.tell_changes();
                     continue;
                 }
-                () = sleep_until(silent_at) => return Ended::Silent { address, after: SILENCE },
+                () = sleep_until(silent_at) => return Ended::Silent { address, after: silence },
             };
             let kind = match response {
                 Ok(Some(response)) => response.kind,
@@ -178,7 +181,7 @@ impl OneStream<'_> {
             match kind {
                 Some(Response::Update(update)) => self.update(update),
                 Some(Response::Heartbeat(heartbeat)) => {
-                    silent_at = Instant::now() + SILENCE;
+                    silent_at = Instant::now() + silence;
                     if let Some(ended) = self.heartbeat(heartbeat).await {
                         return ended;
                     }
@@ -236,8 +239,8 @@ impl OneStream<'_> {
                 *self.behind_since = None;
                 return Some(Ended::Behind { address, watch });
             }
-            let patience = now.duration_since(since) >= SILENCE;
-            let leave = patience && self.client.dialer.has_better_than(address).await;
+            let impatient = now.duration_since(since) >= self.client.silence;
+            let leave = impatient && self.client.dialer.has_better_than(address).await;
             return leave.then_some(Ended::Behind { address, watch });
         }
         *self.behind_since = None;
@@ -259,7 +262,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 const OPEN: Duration = Duration::from_secs(5);
 /// Three heartbeats.
-const SILENCE: Duration = Duration::from_secs(3 * names::HEARTBEAT_SECONDS);
+pub(crate) const SILENCE: Duration = Duration::from_secs(3 * names::HEARTBEAT_SECONDS);
 /// Sources of a controller older than this are a reason to look for another.
 const STALE: Duration = Duration::from_secs(30);
 const FAILED_FOR: Duration = Duration::from_secs(5);
@@ -267,3 +270,6 @@ const DISAPPOINTED_FOR: Duration = Duration::from_secs(60);
 const MARK_PATIENCE: Duration = Duration::from_secs(600);
 /// A Service with tens of thousands of endpoints.
 const MAX_MESSAGE: usize = 16 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests;
