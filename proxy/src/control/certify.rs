@@ -93,7 +93,7 @@ impl Certifier {
             return;
         }
         let due = Duration::from_millis(self.state.identity().renew_at_ms);
-        while let Some(left) = (SystemTime::UNIX_EPOCH + due).duration_since(SystemTime::now()).ok() {
+        while let Ok(left) = (SystemTime::UNIX_EPOCH + due).duration_since(SystemTime::now()) {
             tokio::time::sleep(left.clamp(SHORTEST_STEP, LONGEST_STEP)).await;
         }
     }
@@ -153,10 +153,10 @@ impl Certifier {
         let left = leaf.not_after().duration_since(now).unwrap_or_default();
         tracing::info!(id = self.id.as_str(), serial = leaf.serial(), ends_in = ?left, new, "certificate in force");
         self.state.certificate(leaf.not_before(), leaf.not_after(), renew_at, new);
-        if let (Some(directory), true) = (&self.directory, new) {
-            if let Err(error) = leaf.save(directory) {
-                tracing::warn!(%error, "cannot keep the certificate; a restart will need the certificate authority");
-            }
+        if let (Some(directory), true) = (&self.directory, new)
+            && let Err(error) = leaf.save(directory)
+        {
+            tracing::warn!(%error, "cannot keep the certificate; a restart will need the certificate authority");
         }
         self.tls.set_leaf(leaf);
         self.certified.send_replace(true);

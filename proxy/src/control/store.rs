@@ -174,11 +174,6 @@ impl Store {
         progress::merge(&mut self.table.lock().mark, as_of);
     }
 
-    /// The furthest progress ever seen.
-    pub(crate) fn mark(&self) -> Progress {
-        self.table.lock().mark.clone()
-    }
-
     /// Gives up the mark, so that a controller whose sources began anew is believed again.
     pub(crate) fn forget_mark(&self) {
         self.table.lock().mark = Progress::default();

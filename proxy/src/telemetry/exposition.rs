@@ -93,11 +93,11 @@ impl Exposition {
         let registry = &self.metrics.0;
         let mut text = Text::default();
         text.family(metric::FAILURES, "counter", "Responses and closed connections the mesh itself caused.");
-        let words = Reason::ALL.iter().map(|reason| reason.as_str());
-        by_reason(&mut text, metric::FAILURES, &registry.failures, words);
+        let words: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+        by_reason(&mut text, metric::FAILURES, &registry.failures, &words);
         text.family(metric::TLS_FAILURES, "counter", "Refused or failed mesh TLS handshakes.");
-        let words = HandshakeFailure::ALL.iter().map(|reason| reason.as_str());
-        by_reason(&mut text, metric::TLS_FAILURES, &registry.handshakes, words);
+        let words: Vec<_> = HandshakeFailure::ALL.iter().map(|reason| reason.as_str()).collect();
+        by_reason(&mut text, metric::TLS_FAILURES, &registry.handshakes, &words);
         text.family(metric::RETRIES, "counter", "Requests tried again.");
         for outcome in RetryOutcome::ALL {
             let count = registry.retries[outcome as usize].load(Relaxed);
@@ -185,14 +185,9 @@ impl Iterator for Exposition {
 }
 
 /// Only what happened: most reasons never do.
-fn by_reason(
-    text: &mut Text,
-    name: &str,
-    table: &[Box<[AtomicU64]>; 2],
-    words: impl Iterator<Item = &'static str> + Clone,
-) {
+fn by_reason(text: &mut Text, name: &str, table: &[Box<[AtomicU64]>; 2], words: &[&str]) {
     for direction in Direction::ALL {
-        for (word, count) in words.clone().zip(&table[direction as usize]) {
+        for (word, count) in words.iter().zip(&table[direction as usize]) {
             let count = count.load(Relaxed);
             if count > 0 {
                 text.sample(name, &[("direction", direction.as_str()), ("reason", word)], count);

@@ -81,5 +81,5 @@ fn what_cannot_be_followed_to_the_letter_is_refused() {
         value(&Key::Inbound, Some(wire::update::Value::Settings(wire::Settings::default()))),
         Err(Unusable::WrongKind)
     ));
-    assert!(super::value(&Key::Inbound, None).is_err());
+    assert!(value(&Key::Inbound, None).is_err());
 }

@@ -60,7 +60,7 @@ async fn the_past_and_the_unusable_change_nothing() {
     assert!(matches!(store.apply(unusable, &progress(5)), Verdict::Rejected(..)));
     assert_eq!(watch.current(), Known::Value(Arc::new(Outbound::Foreign)));
     assert!(store.list().iter().any(|row| row.rejected.is_some() && row.version == "01".repeat(16)));
-    assert_eq!(store.mark(), progress(5));
+    assert_eq!(store.begin().1, progress(5));
     store.apply(wire::Update { as_of: Some(progress(6)), ..absent }, &progress(5));
     assert_eq!(watch.current(), Known::Absent);
     assert!(store.list().iter().all(|row| row.rejected.is_none()));

@@ -43,7 +43,7 @@ impl Proxy {
             }
         };
         let status = || self.state.discovery(&self.discovery);
-        tokio::time::timeout(Duration::from_secs(10), watching).await.unwrap_or_else(|_| panic!("{:?}", status()));
+        timeout(Duration::from_secs(10), watching).await.unwrap_or_else(|_| panic!("{:?}", status()));
     }
 }
 
