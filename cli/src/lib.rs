@@ -1,1 +1,38 @@
-//! cli
+//! `meshctl`, the command line of the mesh.
+//!
+//! A command that looks at the mesh goes the same way every time:
+//!
+//! ```text
+//! args ── location ── transport ── exposition / proto::admin ── traffic ── stat, edges … ── table or JSON
+//!         where?      one trait     what the proxies said       figures     rows
+//! ```
+//!
+//! - [`transport`] is the only way to a proxy: list them, GET a path of their admin. Today over the unix sockets of a demo.
+//! - [`exposition`] reads Prometheus text, [`traffic`] turns two scrapes into rates, success, quantiles and mTLS share.
+//! - [`stat`], [`edges`], [`certificates`], [`proxy_status`] and [`check`] are the commands: each gathers, decides with a
+//!   pure function, and prints.
+//! - [`demo`] runs a whole mesh on this machine, in network namespaces of its own.
+
+pub mod args;
+pub mod certificates;
+pub mod check;
+pub mod demo;
+pub mod edges;
+pub mod exposition;
+pub mod location;
+pub mod output;
+pub mod proxy_status;
+pub mod stat;
+pub mod table;
+pub mod traffic;
+pub mod transport;
+
+pub(crate) mod run;
+
+pub use run::main;
+
+/// Milliseconds since 1970.
+fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

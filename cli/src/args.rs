@@ -1,0 +1,269 @@
+//! The command tree: what can be typed, and the help that teaches it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+use crate::output::Format;
+
+/// Everything that can be typed.
+#[derive(Debug, Parser)]
+#[command(name = "meshctl", version, about = "Look at a service mesh, and try one out", after_help = EXAMPLES)]
+#[command(disable_help_subcommand = true, arg_required_else_help = true)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// How to print: a table for people, or JSON for programs
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
+    pub output: Format,
+    /// Directory of a running demo [default: found by itself]
+    #[arg(long, visible_alias = "directory", global = true, value_name = "DIR", env = "MESHCTL_DEMO_DIR")]
+    pub demo_dir: Option<PathBuf>,
+}
+
+/// One command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Is the mesh well? One line per check, with a hint beside each that fails
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check(CheckArgs),
+    /// Success rate, requests per second, latency and mTLS share of every workload
+    #[command(after_help = STAT_EXAMPLES)]
+    Stat(StatArgs),
+    /// Who calls whom, how it goes, and which identities both ends showed
+    #[command(after_help = EDGES_EXAMPLES)]
+    Edges(EdgesArgs),
+    /// Certificate of every proxy: identity, expiry, renewals, trust anchors
+    #[command(after_help = IDENTITY_EXAMPLES)]
+    Identity(ProxyArgs),
+    /// How current every proxy's picture of the mesh is, and what it rejected
+    #[command(name = "proxy-status", after_help = PROXY_STATUS_EXAMPLES)]
+    ProxyStatus(ProxyStatusArgs),
+    /// Version of this program, and of every proxy that answers
+    Version(VersionArgs),
+    /// Run a whole mesh on this machine: no Kubernetes, no registry, nothing to install
+    #[command(after_help = DEMO_EXAMPLES)]
+    Demo(DemoArgs),
+    /// Print the completion script of a shell
+    #[command(after_help = COMPLETION_EXAMPLES)]
+    Completion {
+        /// Which shell.
+        shell: Shell,
+    },
+    /// One pod of the demo: makes its network namespace, waits for its link, runs its processes.
+    #[command(name = "demo-pod", hide = true)]
+    DemoPod,
+    /// First process of the demo's process namespace: when it ends, everything in there ends.
+    #[command(name = "demo-init", hide = true)]
+    DemoInit,
+    /// One application of the demo's shop.
+    #[command(name = "demo-app", hide = true)]
+    DemoApp,
+}
+
+/// Shells with a completion script.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    /// GNU bash.
+    Bash,
+    /// zsh.
+    Zsh,
+    /// fish.
+    Fish,
+}
+
+/// `check`.
+#[derive(Debug, ClapArgs)]
+pub struct CheckArgs {
+    /// Ask again until every check passes, at most this long (30s, 2m)
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    pub wait: Option<Duration>,
+}
+
+/// `stat`.
+#[derive(Debug, ClapArgs)]
+pub struct StatArgs {
+    /// What a row stands for
+    #[arg(long, value_enum, default_value_t = crate::stat::By::Workload)]
+    pub by: crate::stat::By,
+    /// Time between the two looks that rates are made from (500ms, 2s, 1m)
+    #[arg(long, value_parser = window, default_value = "2s", value_name = "TIME")]
+    pub window: Duration,
+}
+
+/// `edges`.
+#[derive(Debug, ClapArgs)]
+pub struct EdgesArgs {
+    /// Time between the two looks that rates are made from (500ms, 2s, 1m)
+    #[arg(long, value_parser = window, default_value = "2s", value_name = "TIME")]
+    pub window: Duration,
+}
+
+/// `identity`.
+#[derive(Debug, ClapArgs)]
+pub struct ProxyArgs {
+    /// Only this proxy
+    pub proxy: Option<String>,
+}
+
+/// `proxy-status`.
+#[derive(Debug, ClapArgs)]
+pub struct ProxyStatusArgs {
+    /// Only this proxy, with everything it subscribes to
+    pub proxy: Option<String>,
+    /// Age from which a proxy's picture counts as stale
+    #[arg(long, value_parser = duration, default_value = "15s", value_name = "TIME")]
+    pub stale_after: Duration,
+}
+
+/// `version`.
+#[derive(Debug, ClapArgs)]
+pub struct VersionArgs {
+    /// Only this program, ask no proxy
+    #[arg(long)]
+    pub client: bool,
+}
+
+/// `demo`.
+#[derive(Debug, ClapArgs)]
+pub struct DemoArgs {
+    /// Run 10 seconds of traffic, print check, stat and edges, and end with 0 only if all of it is right
+    #[arg(long, conflicts_with = "for")]
+    pub once: bool,
+    /// End by itself after this long (30s, 10m) [default: on Ctrl-C]
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    pub r#for: Option<Duration>,
+    /// Requests per second that enter the shop, 1 to 5000
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=5000))]
+    pub rps: u32,
+    /// With --once: stay up afterwards, until Ctrl-C
+    #[arg(long, requires = "once")]
+    pub keep_open: bool,
+    /// Without proxies and rules, to see what the mesh adds (with --once this fails: no edge is mTLS).
+    #[arg(long, hide = true)]
+    pub no_mesh: bool,
+    /// Use a user namespace even as root.
+    #[arg(long, hide = true)]
+    pub user_namespace: bool,
+}
+
+/// Reads `500ms`, `2s`, `1m`, `1h`, or a bare number of seconds.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let number: u64 = digits.parse().map_err(|_| format!("{text:?} is not a time; write 500ms, 2s or 1m"))?;
+    let milliseconds = match &text[digits.len()..] {
+        "ms" => Some(number),
+        "s" | "" => number.checked_mul(1000),
+        "m" => number.checked_mul(60_000),
+        "h" => number.checked_mul(3_600_000),
+        _ => None,
+    };
+    let year = 366 * 24 * 3_600_000;
+    milliseconds
+        .filter(|milliseconds| *milliseconds <= year)
+        .map(Duration::from_millis)
+        .ok_or_else(|| format!("{text:?} is not a time; write 500ms, 2s or 1m"))
+}
+
+fn window(text: &str) -> Result<Duration, String> {
+    let window = duration(text)?;
+    if (Duration::from_millis(100)..=Duration::from_secs(600)).contains(&window) {
+        return Ok(window);
+    }
+    Err("a window is 100ms to 10m long".to_owned())
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  meshctl demo                 run a whole mesh here and watch it
+  meshctl check                is everything well?
+  meshctl stat                 figures of every workload
+  meshctl edges -o json        who calls whom, for a program
+
+Exit codes: 0 all is well, 1 something is not (the message says what to do), 2 the command line makes no sense.";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  meshctl check
+  meshctl check --wait 1m      until all is well, for a script
+  meshctl check -o json
+
+Exit codes: 0 when nothing failed (warnings are no failure), 1 otherwise.";
+
+const STAT_EXAMPLES: &str = "\
+Examples:
+  meshctl stat                 per workload, as its own proxy saw it
+  meshctl stat --by version    how a canary does beside the stable version
+  meshctl stat --window 10s    calmer figures
+
+MESHED is proxies that answered out of pods known. SUCCESS counts 5xx and failing gRPC statuses as failures.
+MTLS is the share of requests that came by mutual TLS.";
+
+const EDGES_EXAMPLES: &str = "\
+Examples:
+  meshctl edges
+  meshctl edges -o json
+
+Figures are those of the calling proxy where it is known; identities are from the certificates both ends showed.";
+
+const IDENTITY_EXAMPLES: &str = "\
+Examples:
+  meshctl identity
+  meshctl identity catalog-1";
+
+const PROXY_STATUS_EXAMPLES: &str = "\
+Examples:
+  meshctl proxy-status
+  meshctl proxy-status catalog-1     with every key it subscribes to
+  meshctl proxy-status --stale-after 5s
+
+AGE is how long ago the sources behind a proxy's picture were last known to be live.";
+
+const DEMO_EXAMPLES: &str = "\
+Examples:
+  meshctl demo                 until Ctrl-C; look around from another terminal with meshctl stat
+  meshctl demo --once          a test: 10 seconds of traffic, then a verdict
+  meshctl demo --rps 500
+
+Runs identity, controller and a shop of five services, each pod in a network namespace of its own with its proxy.
+Needs Linux, and root or unprivileged user namespaces. Nothing of this machine's network is touched, and everything
+is gone when it ends.";
+
+const COMPLETION_EXAMPLES: &str = "\
+Examples:
+  source <(meshctl completion bash)
+  meshctl completion zsh > \"${fpath[1]}/_meshctl\"
+  meshctl completion fish > ~/.config/fish/completions/meshctl.fish";
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_tree_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn durations() {
+        for (text, milliseconds) in [("500ms", 500), ("2s", 2000), ("3", 3000), ("1m", 60_000), ("1h", 3_600_000)] {
+            assert_eq!(duration(text).unwrap(), Duration::from_millis(milliseconds), "{text}");
+        }
+        for text in ["", "s", "2 s", "-1s", "2d", "99999999999999999999s", "99999999999999999h", "é"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+        assert!(window("50ms").is_err() && window("11m").is_err() && window("2s").is_ok());
+    }
+
+    #[test]
+    fn flags_go_before_or_after_the_command() {
+        let args = Args::try_parse_from(["meshctl", "stat", "-o", "json", "--demo-dir", "/x"]).unwrap();
+        assert_eq!((args.output, args.demo_dir.as_deref()), (Format::Json, Some(std::path::Path::new("/x"))));
+        assert!(Args::try_parse_from(["meshctl", "-o", "json", "check", "--wait", "5s"]).is_ok());
+        assert!(Args::try_parse_from(["meshctl", "demo", "--keep-open"]).is_err());
+    }
+}

@@ -1,0 +1,116 @@
+//! `meshctl identity`: the certificate of every proxy.
+
+use anyhow::bail;
+use proto::admin::IdentityStatus;
+use serde::Serialize;
+
+use crate::args::ProxyArgs;
+use crate::output::{self, Format};
+use crate::table::{self, Table};
+use crate::transport::{self, Answer, Transport};
+
+/// One proxy's certificate, or why it is not known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Certificate {
+    /// Name of the pod.
+    pub proxy: String,
+    /// What it says.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub status: Option<IdentityStatus>,
+    /// Why it said nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Runs the command.
+pub async fn run(transport: &impl Transport, args: &ProxyArgs, format: Format) -> anyhow::Result<()> {
+    let proxies = chosen(transport, args.proxy.as_deref()).await?;
+    let answers = transport::ask_json::<IdentityStatus>(transport, &proxies, "/identity").await;
+    let certificates: Vec<_> = answers.into_iter().map(certificate).collect();
+    output::print(&match format {
+        Format::Json => output::json(&certificates),
+        Format::Table => render(&certificates, crate::now_ms()),
+    })?;
+    anyhow::ensure!(
+        certificates.iter().any(|certificate| certificate.status.is_some()),
+        "no proxy answered; see what is wrong with: meshctl check"
+    );
+    Ok(())
+}
+
+/// The proxies to ask: the one named, or all.
+pub async fn chosen(transport: &impl Transport, named: Option<&str>) -> anyhow::Result<Vec<String>> {
+    let proxies = transport::proxies(transport).await?;
+    match named {
+        None => Ok(proxies),
+        Some(name) if proxies.iter().any(|proxy| proxy == name) => Ok(vec![name.to_owned()]),
+        Some(name) => bail!("there is no proxy {name:?}; there are: {}", proxies.join(", ")),
+    }
+}
+
+fn certificate(answer: Answer<IdentityStatus>) -> Certificate {
+    match answer.result {
+        Ok(status) => Certificate { proxy: answer.proxy, status: Some(status), error: None },
+        Err(error) => Certificate { proxy: answer.proxy, status: None, error: Some(error.to_string()) },
+    }
+}
+
+fn render(certificates: &[Certificate], now_ms: u64) -> String {
+    let mut table = Table::new(&["PROXY", "ID", ">EXPIRES IN", ">RENEWS IN", ">RENEWALS", "ANCHORS", "LAST ERROR"]);
+    for Certificate { proxy, status, error } in certificates {
+        let Some(status) = status else {
+            let dash = || "-".to_owned();
+            table.row(vec![proxy.clone(), dash(), dash(), dash(), dash(), dash(), error.clone().unwrap_or_default()]);
+            continue;
+        };
+        table.row(vec![
+            proxy.clone(),
+            status.id.clone(),
+            expiry(status.not_after_ms, now_ms),
+            until(status.renew_at_ms, now_ms),
+            status.renewals.to_string(),
+            status.anchors.join("; "),
+            status.last_error.clone().unwrap_or_else(|| "-".to_owned()),
+        ]);
+    }
+    table.render()
+}
+
+fn expiry(not_after_ms: u64, now_ms: u64) -> String {
+    match not_after_ms {
+        0 => "× no certificate".to_owned(),
+        end if end <= now_ms => format!("× expired {} ago", table::span(now_ms - end)),
+        end => table::span(end - now_ms),
+    }
+}
+
+fn until(at_ms: u64, now_ms: u64) -> String {
+    match at_ms {
+        0 => "-".to_owned(),
+        at => at.checked_sub(now_ms).map_or_else(|| "now".to_owned(), table::span),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expiry_renewal_and_silence_are_seen() {
+        let good = IdentityStatus {
+            id: "spiffe://cluster.local/ns/shop/sa/web".into(),
+            not_after_ms: 3_600_000 + 1000,
+            renew_at_ms: 61_000,
+            renewals: 2,
+            anchors: vec!["CN=root".into()],
+            ..IdentityStatus::default()
+        };
+        let expired = IdentityStatus { not_after_ms: 500, last_error: Some("refused".into()), ..good.clone() };
+        let named = |proxy: &str, status| Certificate { proxy: proxy.into(), status, error: Some("gone".into()) };
+        let text = render(&[named("a", Some(good)), named("b", Some(expired)), named("c", None)], 1000);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[1].contains("1h00m") && lines[1].contains("1m00s") && lines[1].contains("CN=root"), "{text}");
+        assert!(lines[2].contains("× expired 0.5s ago") && lines[2].ends_with("refused"), "{text}");
+        assert!(lines[3].ends_with("gone"), "{text}");
+    }
+}

@@ -1,0 +1,89 @@
+//! What answers mean.
+
+use super::*;
+
+const NOW: u64 = 1_000_000;
+
+fn answer<T>(result: T) -> Vec<Answer<T>> {
+    vec![Answer { proxy: "web".to_owned(), result: Ok(result) }]
+}
+
+fn well() -> Answers {
+    let pod = Pod { name: "web".into(), namespace: "shop".into(), workload: "web".into(), meshed: true };
+    let info = Info { version: env!("CARGO_PKG_VERSION").into(), ready: true, ..Info::default() };
+    let identity = IdentityStatus { not_after_ms: NOW + 60_000, bundle: "ab".into(), ..IdentityStatus::default() };
+    let discovery = DiscoveryStatus { connected: true, age_ms: 100, ..DiscoveryStatus::default() };
+    Answers {
+        pods: vec![pod],
+        info: answer(info),
+        identity: answer(identity),
+        discovery: answer(discovery),
+        failures: answer(Vec::new()),
+    }
+}
+
+fn judged(change: impl FnOnce(&mut Answers)) -> (Outcome, String) {
+    let mut answers = well();
+    change(&mut answers);
+    let report = judge(&answers, NOW);
+    (report.outcome, report.render())
+}
+
+#[test]
+fn all_is_well() {
+    let (outcome, text) = judged(|_| {});
+    assert_eq!(outcome, Outcome::Passed);
+    assert_eq!(text.lines().filter(|line| line.starts_with('√')).count(), 5, "{text}");
+    assert!(text.ends_with("all is well\n"));
+}
+
+#[test]
+fn what_is_wrong_is_said_with_a_hint() {
+    let silent = judged(|answers| answers.info[0].result = Err(TransportError::TimedOut(5)));
+    assert_eq!(silent.0, Outcome::Failed);
+    assert!(silent.1.contains("× proxy web did not answer within 5 s\n    try: meshctl"), "{}", silent.1);
+
+    let expired = judged(|answers| answers.identity[0].result.as_mut().unwrap().not_after_ms = NOW - 2000);
+    assert_eq!(expired.0, Outcome::Failed);
+    assert!(expired.1.contains("expired 2.0s ago"), "{}", expired.1);
+
+    let none = judged(|answers| answers.identity[0].result.as_mut().unwrap().not_after_ms = 0);
+    assert!(none.1.contains("has no certificate"), "{}", none.1);
+
+    let stale = judged(|answers| answers.discovery[0].result.as_mut().unwrap().age_ms = STALE_MS);
+    assert_eq!(stale.0, Outcome::Warning);
+    assert!(stale.1.contains("15s old"), "{}", stale.1);
+
+    let rejected = judged(|answers| {
+        let key =
+            proto::admin::Subscription { key: "inbound".into(), version: "a".into(), rejected: Some("odd".into()) };
+        answers.discovery[0].result.as_mut().unwrap().subscriptions.push(key);
+    });
+    assert_eq!(rejected.0, Outcome::Failed);
+    assert!(rejected.1.contains("rejected a new version of inbound: odd"), "{}", rejected.1);
+
+    let empty = judged(|answers| *answers = Answers::default());
+    assert_eq!(empty.0, Outcome::Failed);
+    assert!(empty.1.contains("no proxy in this mesh"), "{}", empty.1);
+}
+
+#[test]
+fn only_recent_failures_count_and_they_name_their_reason() {
+    let failure =
+        |at_ms| Failure { at_ms, reason: "no_endpoints".into(), destination: "shop/cart".into(), ..Failure::default() };
+    let old = judged(|answers| answers.failures = answer(vec![failure(NOW - RECENT_MS - 1)]));
+    assert_eq!(old.0, Outcome::Passed);
+    let recent = judged(|answers| answers.failures = answer(vec![failure(NOW - 5), failure(NOW - 10)]));
+    assert_eq!(recent.0, Outcome::Warning);
+    assert!(recent.1.contains("2 failures at proxy web") && recent.1.contains("no ready endpoint"), "{}", recent.1);
+}
+
+#[test]
+fn different_anchors_are_a_warning() {
+    let (outcome, text) = judged(|answers| {
+        let other = IdentityStatus { not_after_ms: NOW + 1, bundle: "cd".into(), ..IdentityStatus::default() };
+        answers.identity.push(Answer { proxy: "api".into(), result: Ok(other) });
+    });
+    assert_eq!(outcome, Outcome::Warning);
+    assert!(text.contains("2 different sets of anchors"), "{text}");
+}

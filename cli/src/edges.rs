@@ -1,0 +1,219 @@
+//! `meshctl edges`: who calls whom, how it goes, and which identities both ends showed.
+//!
+//! Both ends of an edge count it. Figures are the caller's where the caller is meshed (they include what the network does),
+//! the called's otherwise; how the connection was secured, and by whom, is believed from the called's proxy first: it is the
+//! one that verified the caller.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::args::EdgesArgs;
+use crate::output::{self, Format};
+use crate::stat::{Summary, footer, seconds};
+use crate::table::{self, Table};
+use crate::traffic::{self, Figures, Traffic};
+use crate::transport::{Transport, TransportError};
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Edges {
+    /// Seconds between the two looks.
+    pub window_seconds: f64,
+    /// Proxies that answered.
+    pub answered: usize,
+    /// Proxies there should be.
+    pub proxies: usize,
+    /// Why the others did not.
+    pub silent: BTreeMap<String, String>,
+    /// Sorted by source and destination.
+    pub edges: Vec<Edge>,
+}
+
+/// One workload calls another.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Edge {
+    /// Who calls.
+    pub source: End,
+    /// Who is called.
+    pub destination: End,
+    /// `http`, `grpc` or `tcp`.
+    pub protocol: String,
+    /// Figures.
+    #[serde(flatten)]
+    pub figures: Summary,
+}
+
+/// One end of an edge.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct End {
+    /// Its namespace.
+    pub namespace: String,
+    /// Deployment or the like.
+    pub workload: String,
+    /// SPIFFE id its certificate showed; none where it showed none.
+    pub id: Option<String>,
+}
+
+/// Runs the command.
+pub async fn run(transport: &impl Transport, args: &EdgesArgs, format: Format) -> anyhow::Result<()> {
+    let edges = gather(transport, args.window).await?;
+    output::print(&match format {
+        Format::Json => output::json(&edges),
+        Format::Table => edges.render(),
+    })?;
+    anyhow::ensure!(
+        edges.answered > 0 || edges.proxies == 0,
+        "no proxy answered; see what is wrong with: meshctl check"
+    );
+    Ok(())
+}
+
+/// Looks twice and adds up.
+pub async fn gather(transport: &impl Transport, window: Duration) -> Result<Edges, TransportError> {
+    Ok(Edges::new(&traffic::observe(transport, window).await?))
+}
+
+#[derive(Debug, Default)]
+struct BothEnds {
+    source: Figures,
+    destination: Figures,
+    ids: [Option<String>; 2],
+}
+
+impl Edges {
+    /// Adds up what happened.
+    pub fn new(traffic: &Traffic) -> Self {
+        let mut pairs: BTreeMap<[String; 5], BothEnds> = BTreeMap::new();
+        for series in &traffic.series {
+            let label = |name: &str| series.labels.get(name).map_or("unknown", String::as_str);
+            let key = [
+                "source_workload_namespace",
+                "source_workload",
+                "destination_workload_namespace",
+                "destination_workload",
+                "request_protocol",
+            ];
+            let pair = pairs.entry(key.map(|name| label(name).to_owned())).or_default();
+            let by_source = label("reporter") == "source";
+            if by_source { &mut pair.source } else { &mut pair.destination }.add(&series.figures);
+            for (id, name) in pair.ids.iter_mut().zip(["source_principal", "destination_principal"]) {
+                let shown = Some(label(name)).filter(|id| *id != "unknown").map(str::to_owned);
+                *id = if by_source { id.take().or(shown) } else { shown.or_else(|| id.take()) };
+            }
+        }
+        Self {
+            window_seconds: seconds(traffic.window),
+            answered: traffic.answered.len(),
+            proxies: traffic.answered.len() + traffic.silent.len(),
+            silent: traffic.silent.iter().map(|(proxy, error)| (proxy.clone(), error.to_string())).collect(),
+            edges: pairs.into_iter().map(|(key, pair)| edge(key, pair)).collect(),
+        }
+    }
+
+    /// The table, and below it what it is made of.
+    pub fn render(&self) -> String {
+        let headings = ["SOURCE", "DESTINATION", ">RPS", ">SUCCESS", ">P50", ">P99", ">MTLS", "CLIENT ID", "SERVER ID"];
+        let mut table = Table::new(&headings);
+        for edge in &self.edges {
+            let figures = &edge.figures;
+            table.row(vec![
+                edge.source.name(),
+                edge.destination.name(),
+                figures.rps.map_or_else(|| volume(figures.tcp_bytes_per_second), |rps| table::rate(Some(rps))),
+                table::percent(figures.success),
+                table::milliseconds(figures.p50_ms),
+                table::milliseconds(figures.p99_ms),
+                table::percent(figures.mtls),
+                short(edge.source.id.as_deref()),
+                short(edge.destination.id.as_deref()),
+            ]);
+        }
+        table.render() + &footer(self.window_seconds, self.answered, self.proxies, &self.silent)
+    }
+}
+
+impl End {
+    fn name(&self) -> String {
+        format!("{}/{}", self.namespace, self.workload)
+    }
+}
+
+fn edge(key: [String; 5], pair: BothEnds) -> Edge {
+    let BothEnds { source, destination, ids: [client, server] } = pair;
+    let seen_by_source = source.requests > 0.0 || source.tcp_bytes > 0.0 || source.tcp_connections > 0.0;
+    let mut figures = Summary::new(if seen_by_source { &source } else { &destination });
+    figures.mtls = destination.mutual_tls_share().or(figures.mtls);
+    let [source_namespace, source_workload, destination_namespace, destination_workload, protocol] = key;
+    Edge {
+        source: End { namespace: source_namespace, workload: source_workload, id: client },
+        destination: End { namespace: destination_namespace, workload: destination_workload, id: server },
+        protocol,
+        figures,
+    }
+}
+
+/// `spiffe://cluster.local/ns/shop/sa/web` as `shop/web`, where the words in between are those of Kubernetes.
+fn short(id: Option<&str>) -> String {
+    let Some(id) = id else { return "-".to_owned() };
+    let parts: Vec<&str> = id.trim_start_matches("spiffe://").split('/').collect();
+    match parts[..] {
+        [_, "ns", namespace, "sa", account] => format!("{namespace}/{account}"),
+        _ => id.to_owned(),
+    }
+}
+
+fn volume(bytes: Option<f64>) -> String {
+    match bytes {
+        None => "-".to_owned(),
+        Some(bytes) if bytes < 1e3 => format!("{bytes:.0}B/s"),
+        Some(bytes) if bytes < 1e6 => format!("{:.1}kB/s", bytes / 1e3),
+        Some(bytes) => format!("{:.1}MB/s", bytes / 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::traffic::tests::traffic;
+
+    fn line(reporter: &str, security: &str, client: &str, count: u32) -> String {
+        format!(
+            "istio_requests_total{{reporter=\"{reporter}\",source_workload=\"web\",source_workload_namespace=\"shop\",\
+             source_principal=\"{client}\",destination_principal=\"spiffe://cluster.local/ns/shop/sa/cart\",\
+             destination_workload=\"cart\",destination_workload_namespace=\"shop\",request_protocol=\"http\",\
+             response_code=\"200\",connection_security_policy=\"{security}\"}} {count}\n"
+        )
+    }
+
+    #[test]
+    fn both_ends_make_one_edge() {
+        let client = "spiffe://cluster.local/ns/shop/sa/web";
+        let edges = Edges::new(&traffic(&[
+            ("web-1", &line("source", "unknown", "unknown", 20)),
+            ("cart-1", &line("destination", "mutual_tls", client, 22)),
+        ]));
+        assert_eq!(
+            edges.render(),
+            "SOURCE    DESTINATION   RPS  SUCCESS  P50  P99     MTLS  CLIENT ID  SERVER ID\n\
+             shop/web  shop/cart    10.0  100.00%    -    -  100.00%  shop/web   shop/cart\n\
+             \nover 2.0 s, 2 of 2 proxies answered\n"
+        );
+    }
+
+    #[test]
+    fn a_caller_outside_the_mesh_is_shown_by_the_called() {
+        let edges = Edges::new(&traffic(&[("cart-1", &line("destination", "none", "unknown", 4))]));
+        let edge = &edges.edges[0];
+        assert_eq!((edge.figures.rps, edge.figures.mtls, edge.source.id.as_deref()), (Some(2.0), Some(0.0), None));
+    }
+
+    #[test]
+    fn bytes_are_shown_where_nothing_is_parsed() {
+        let text = "istio_tcp_sent_bytes_total{reporter=\"source\",source_workload=\"a\",destination_workload=\"db\",\
+                    request_protocol=\"tcp\",connection_security_policy=\"mutual_tls\"} 5000\n";
+        let edges = Edges::new(&traffic(&[("a-1", text)]));
+        assert!(edges.render().contains("2.5kB/s        -    -    -  100.00%"), "{}", edges.render());
+    }
+}

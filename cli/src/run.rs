@@ -1,0 +1,132 @@
+//! From arguments to an exit code.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+use proto::admin::Info;
+use serde::Serialize;
+
+use crate::args::{Args, Command, Shell};
+use crate::output::{self, Format};
+use crate::table::Table;
+use crate::transport::unix_socket::UnixSockets;
+use crate::transport::{self, Transport as _};
+use crate::{certificates, check, demo, edges, location, proxy_status, stat};
+
+/// Runs the program: 0 when all is well, 1 when something is not, 2 when the command line makes no sense.
+pub fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Help and version are "errors" too, and go to standard output with code 0.
+            error.print().ok();
+            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
+        }
+    };
+    let result = match &args.command {
+        Command::DemoPod => return demo::pod(),
+        Command::DemoInit => return demo::init(),
+        Command::DemoApp => return demo::app(),
+        Command::Demo(demo) => demo::run(demo, args.demo_dir.as_deref()),
+        Command::Completion { shell } => completion(*shell),
+        Command::Version(version) if version.client => client_version(args.output),
+        _ => runtime().and_then(|runtime| runtime.block_on(ask(&args))),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("meshctl: {error:#}");
+            ExitCode::from(FAILURE)
+        }
+    }
+}
+
+/// A runtime for one thread: everything here waits, nothing computes.
+pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
+async fn ask(args: &Args) -> anyhow::Result<()> {
+    let found = location::find(args.demo_dir.as_deref());
+    if let (Command::Version(_), Err(_)) = (&args.command, &found) {
+        // Without a mesh there is still a version to tell, but not silently where one was named.
+        if args.demo_dir.is_none() {
+            return all_versions(None, args.output).await;
+        }
+    }
+    let transport = UnixSockets::new(&found?);
+    match &args.command {
+        Command::Check(check) => check::run(&transport, check, args.output).await,
+        Command::Stat(stat) => stat::run(&transport, stat, args.output).await,
+        Command::Edges(edges) => edges::run(&transport, edges, args.output).await,
+        Command::Identity(proxies) => certificates::run(&transport, proxies, args.output).await,
+        Command::ProxyStatus(status) => proxy_status::run(&transport, status, args.output).await,
+        Command::Version(_) => all_versions(Some(&transport), args.output).await,
+        Command::Demo(_) | Command::Completion { .. } | Command::DemoPod | Command::DemoInit | Command::DemoApp => {
+            unreachable!("these ask no proxy and were run before")
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Versions {
+    meshctl: &'static str,
+    proxies: Vec<ProxyVersion>,
+}
+
+#[derive(Debug, Serialize)]
+struct ProxyVersion {
+    proxy: String,
+    version: Option<String>,
+    error: Option<String>,
+}
+
+fn client_version(format: Format) -> anyhow::Result<()> {
+    print_versions(&Versions { meshctl: OWN, proxies: Vec::new() }, format)
+}
+
+async fn all_versions(transport: Option<&UnixSockets>, format: Format) -> anyhow::Result<()> {
+    let mut versions = Versions { meshctl: OWN, proxies: Vec::new() };
+    if let Some(transport) = transport {
+        let pods = transport.pods().await?;
+        let names: Vec<String> = pods.into_iter().filter(|pod| pod.meshed).map(|pod| pod.name).collect();
+        for answer in transport::ask_json::<Info>(transport, &names, "/info").await {
+            let (version, error) = match answer.result {
+                Ok(info) => (Some(info.version), None),
+                Err(error) => (None, Some(error.to_string())),
+            };
+            versions.proxies.push(ProxyVersion { proxy: answer.proxy, version, error });
+        }
+    }
+    print_versions(&versions, format)
+}
+
+fn print_versions(versions: &Versions, format: Format) -> anyhow::Result<()> {
+    if format == Format::Json {
+        return output::print(&output::json(versions));
+    }
+    let mut text = format!("meshctl {}\n", versions.meshctl);
+    if !versions.proxies.is_empty() {
+        let mut table = Table::new(&["PROXY", "VERSION"]);
+        for ProxyVersion { proxy, version, error } in &versions.proxies {
+            table.row(vec![proxy.clone(), version.clone().or_else(|| error.clone()).unwrap_or_default()]);
+        }
+        text.push_str(&format!("\n{}", table.render()));
+    }
+    output::print(&text)
+}
+
+fn completion(shell: Shell) -> anyhow::Result<()> {
+    let shell = match shell {
+        Shell::Bash => clap_complete::Shell::Bash,
+        Shell::Zsh => clap_complete::Shell::Zsh,
+        Shell::Fish => clap_complete::Shell::Fish,
+    };
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), "meshctl", &mut script);
+    output::print(&String::from_utf8_lossy(&script))
+}
+
+const OWN: &str = env!("CARGO_PKG_VERSION");
+const FAILURE: u8 = 1;
+const USAGE: u8 = 2;
