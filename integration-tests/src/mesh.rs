@@ -303,6 +303,11 @@ impl Pod {
         self.namespace.run(program, arguments)
     }
 
+    /// A path that stands for the pod's network namespace.
+    pub fn net(&self) -> String {
+        self.namespace.path()
+    }
+
     /// What the proxy's admin answers to a GET.
     pub fn admin(&self, path: &str) -> anyhow::Result<String> {
         admin::get(&self.directory.join("admin.sock"), path)

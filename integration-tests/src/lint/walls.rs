@@ -11,7 +11,7 @@ pub const NEVER_LINKS: &[(&str, &[&str])] = &[
     ("policy", &["tokio", "tonic", "identity", "proto"]),
     ("proto", &["kube*", "k8s-openapi", "rustls", "identity", "policy"]),
     ("proxy", &["kube*", "k8s-openapi", "clap", "axum", "controller", "controller-runtime"]),
-    ("resolve", &["kube-client", "kube-runtime", "tokio"]),
+    ("resolve", &["kube-client", "kube-runtime"]),
 ];
 
 /// Complaints about one package, from the lines of `cargo tree --prefix none --edges normal`.
