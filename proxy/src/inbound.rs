@@ -23,6 +23,7 @@ use crate::upstream;
 use crate::worker::Worker;
 
 pub mod http;
+pub mod http2;
 pub mod tcp;
 
 /// Who is on the other side of an inbound connection.
@@ -205,7 +206,10 @@ async fn plaintext(
             http::serve(worker, client, caller, &port).await;
             Ok(())
         }
-        _ => tcp::forward(worker, client, caller, &port).await,
+        Outcome::Protocol(detect::Protocol::Http2) => http2::serve(worker, client, caller, &port).await,
+        Outcome::Protocol(detect::Protocol::Tls(_) | detect::Protocol::Bytes) | Outcome::Silent | Outcome::Closed => {
+            tcp::forward(worker, client, caller, &port).await
+        }
     }
 }
 
@@ -227,7 +231,13 @@ async fn mesh(
             }
             Ok(())
         }
-        MeshProtocol::Http2 => tcp::forward(worker, client, caller, port).await,
+        MeshProtocol::Http2 => {
+            let distrusted = worker.tls.until_distrusted(&worker.shared, client.inner().peer());
+            tokio::select! {
+                served = http2::serve(worker, client, caller, port) => served,
+                () = distrusted => Ok(()),
+            }
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use crate::telemetry::Direction;
 use crate::worker::Worker;
 
 pub mod http;
+pub mod http2;
 pub mod plan;
 pub mod tcp;
 pub mod verdicts;
@@ -172,6 +173,10 @@ async fn as_first_bytes_say(
             worker.verdicts.borrow_mut().forget(destination.address);
             http::serve(worker, client, destination).await;
             Ok(())
+        }
+        Outcome::Protocol(detect::Protocol::Http2) if !matches!(*destination.outbound, Outbound::Foreign) => {
+            worker.verdicts.borrow_mut().forget(destination.address);
+            http2::serve(worker, client, destination).await
         }
         Outcome::Protocol(detect::Protocol::Http1 | detect::Protocol::Http2) => {
             worker.verdicts.borrow_mut().forget(destination.address);

@@ -1,14 +1,20 @@
 //! One worker's HTTP connections to endpoints: taken from the pool or dialled, and judged when they fail.
 
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use identity::HandshakeFailure;
 use policy::Endpoint;
 use rustls_pki_types::ServerName;
+use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use super::h1::connection::Connection;
 use super::h1::exchange::ExchangeError;
+use super::h2::links::{Lease, Links};
 use super::pool::Pool;
 use crate::Error;
 use crate::stream::Stream;
@@ -19,7 +25,14 @@ use crate::worker::Worker;
 /// Connections to endpoints.
 #[derive(Debug, Default)]
 pub struct Client {
-    pool: Rc<Pool>,
+    idle: Rc<Idle>,
+}
+
+#[derive(Debug, Default)]
+struct Idle {
+    h1: Pool,
+    h2: RefCell<HashMap<SocketAddr, (Rc<Endpoint>, Rc<Links>)>>,
+    is_swept: Cell<bool>,
 }
 
 /// An HTTP/1 connection to an endpoint, in use for one request.
@@ -36,7 +49,7 @@ pub struct Server {
 impl Client {
     /// An idle connection, if there is a good one.
     pub fn take(&self, endpoint: &Rc<Endpoint>) -> Option<Server> {
-        let connection = self.pool.take(endpoint)?;
+        let connection = self.idle.h1.take(endpoint)?;
         Some(Server { connection, endpoint: Rc::clone(endpoint), reused: true })
     }
 
@@ -55,7 +68,59 @@ impl Client {
 
     /// Takes back a connection that can carry another request.
     pub fn put(&self, server: Server, now: Instant) {
-        self.pool.put(&server.endpoint, server.connection, now);
+        self.idle.h1.put(&server.endpoint, server.connection, now);
+        self.keep_swept();
+    }
+
+    /// Room for a stream on an HTTP/2 connection.
+    pub async fn lease(
+        &self,
+        worker: &Rc<Worker>,
+        endpoint: &Rc<Endpoint>,
+        name: &ServerName<'static>,
+        alone: bool,
+    ) -> Result<Lease, Error> {
+        let limit = if alone { ONLY_CONNECT_TIMEOUT } else { CONNECT_TIMEOUT };
+        let max_head = super::h2::max_head(worker.shared.config.bootstrap.max_head_bytes);
+        let links = self.links(endpoint, max_head);
+        let dial = async || Box::pin(upstream::dial(worker, endpoint, name, MeshProtocol::Http2, limit)).await;
+        links.lease(dial).await
+    }
+
+    fn links(&self, endpoint: &Rc<Endpoint>, max_head: u32) -> Rc<Links> {
+        self.keep_swept();
+        let mut all = self.idle.h2.borrow_mut();
+        let fresh = || (Rc::clone(endpoint), Rc::new(Links::new(endpoint.address, max_head)));
+        let (of, links) = all.entry(endpoint.address).or_insert_with(fresh);
+        if of.identity != endpoint.identity {
+            // The address has another owner now.
+            (*of, *links) = fresh();
+        }
+        Rc::clone(links)
+    }
+
+    /// Looks after idle connections once a second, for as long as there are any.
+    fn keep_swept(&self) {
+        if self.idle.is_swept.replace(true) {
+            return;
+        }
+        let idle = Rc::downgrade(&self.idle);
+        spawn_local(async move {
+            let mut second: u32 = 0;
+            loop {
+                tokio::time::sleep(SWEEP).await;
+                let Some(idle) = idle.upgrade() else { return };
+                second = second.wrapping_add(1);
+                let no_h1 = idle.h1.sweep(Instant::now());
+                if second.is_multiple_of(H2_IDLE_SECONDS) {
+                    idle.h2.borrow_mut().retain(|_, (_, links)| Rc::strong_count(links) > 1 || !links.sweep());
+                }
+                if no_h1 && idle.h2.borrow().is_empty() {
+                    idle.is_swept.set(false);
+                    return;
+                }
+            }
+        });
     }
 }
 
@@ -83,3 +148,7 @@ pub fn cause_of(failed: ExchangeError, server: &Server, idempotent: bool) -> (Er
     let error = if again && server.reused { Error::ConnectionLost(address) } else { Error::ConnectionClosed(address) };
     (error, again)
 }
+
+const SWEEP: Duration = Duration::from_secs(1);
+/// HTTP/2 connections without a stream at these intervals are closed.
+const H2_IDLE_SECONDS: u32 = 60;

@@ -4,6 +4,8 @@
 //! connection with `ENHANCE_YOUR_CALM` and disturbs nobody else.
 
 pub mod body;
+pub mod exchange;
+pub mod links;
 
 use h2::{client, server};
 
@@ -34,6 +36,11 @@ pub fn client(max_head: u32) -> client::Builder {
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_reset_streams(REMEMBERED_RESETS);
     builder
+}
+
+/// A head's limit in bytes as a setting of HTTP/2.
+pub fn max_head(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
 /// What one stream may have under way unread; its body is read only as fast as the other side takes it.

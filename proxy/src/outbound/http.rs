@@ -88,11 +88,11 @@ struct Failure {
 
 /// One try of a request.
 #[derive(Clone, Copy)]
-struct Try<'a> {
-    rule: &'a PlannedRule,
-    backend: &'a PlannedBackend,
-    member: &'a Member,
-    limit: Limit,
+pub(super) struct Try<'a> {
+    pub(super) rule: &'a PlannedRule,
+    pub(super) backend: &'a PlannedBackend,
+    pub(super) member: &'a Member,
+    pub(super) limit: Limit,
 }
 
 impl Failure {
@@ -103,7 +103,7 @@ impl Failure {
 
 /// When a try ends at the latest, and what is said then.
 #[derive(Clone, Copy)]
-struct Limit {
+pub(super) struct Limit {
     deadline: Option<Instant>,
     /// `timeouts.backendRequest` rather than `timeouts.request`.
     backend: bool,
@@ -293,7 +293,7 @@ impl<'w> Lane<'w> {
 }
 
 impl PlannedRule {
-    fn limit(&self, start: Instant, now: Instant) -> Limit {
+    pub(super) fn limit(&self, start: Instant, now: Instant) -> Limit {
         let request = self.request_timeout.map(|after| (start + after, after));
         let backend = self.backend_timeout.map(|after| (now + after, after));
         match (request, backend) {
@@ -308,7 +308,7 @@ impl PlannedRule {
 }
 
 impl Limit {
-    async fn within<T>(self, work: impl Future<Output = T>) -> Result<T, Error> {
+    pub(super) async fn within<T>(self, work: impl Future<Output = T>) -> Result<T, Error> {
         let Some(deadline) = self.deadline else { return Ok(work.await) };
         timeout_at(deadline, work).await.map_err(|_| {
             if self.backend { Error::BackendTimeout(self.after) } else { Error::RequestTimeout(self.after) }

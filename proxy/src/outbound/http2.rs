@@ -1,0 +1,265 @@
+//! HTTP/2 requests of the application, gRPC among them: one task per stream, each routed by itself.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use policy::{Endpoint, Outbound};
+use proto::Reason;
+use tokio::net::TcpStream;
+use tokio::task::spawn_local;
+use tokio::time::Instant;
+
+use super::Destination;
+use super::http::Try;
+use super::plan::Plan;
+use crate::Error;
+use crate::http::h2::body::Source;
+use crate::http::h2::exchange::{self, ExchangeError, Finished};
+use crate::http::h2::links::Lease;
+use crate::http::head::{RequestHead, ResponseHead};
+use crate::http::respond;
+use crate::net::prefixed::Prefixed;
+use crate::telemetry::{Direction, RequestOutcome, RequestSeries};
+use crate::worker::Worker;
+
+/// Serves a connection of the application that speaks HTTP/2.
+pub async fn serve(worker: &Rc<Worker>, client: Prefixed<TcpStream>, destination: &Destination) -> Result<(), Error> {
+    let broken = |error: h2::Error| Error::Protocol(format!("the client broke HTTP/2: {error}"));
+    let max_head = crate::http::h2::max_head(worker.shared.config.bootstrap.max_head_bytes);
+    let mut connection = crate::http::h2::server(max_head).handshake(client).await.map_err(broken)?;
+    let watch = worker.shared.discovery.outbound(destination.address);
+    let mut found = Arc::clone(&destination.outbound);
+    while let Some(accepted) = connection.accept().await {
+        let (request, respond) = match accepted {
+            Ok(accepted) => accepted,
+            // A client that just leaves is no news.
+            Err(error) if error.is_io() => break,
+            Err(error) => return Err(broken(error)),
+        };
+        if let Some(current) = watch.current().value() {
+            found = current;
+        }
+        spawn_local(stream(Rc::clone(worker), destination.address, Arc::clone(&found), request, respond));
+    }
+    Ok(())
+}
+
+/// What is known of a request for its record, as it goes along.
+struct Record {
+    start: Instant,
+    series: RequestSeries,
+    status: u16,
+    answered: bool,
+}
+
+/// A try that failed, and whether nothing can have been done about the request.
+struct Failure {
+    error: Error,
+    unprocessed: bool,
+}
+
+/// One request, from its head to the last byte of its response.
+async fn stream(
+    worker: Rc<Worker>,
+    address: SocketAddr,
+    found: Arc<Outbound>,
+    request: http::Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let plan = worker.plan(address, &found);
+    let (parts, body) = request.into_parts();
+    let mut body = Source::replayable(body);
+    let (head, outcome, record);
+    match RequestHead::from_parts(parts) {
+        Ok(mut received) => {
+            let grpc = received.is_grpc();
+            let mut going = Record::new(plan.unmatched(&worker, grpc));
+            outcome = forward(&worker, address, &plan, &mut received, (&mut body, &mut respond), &mut going).await;
+            (head, record) = (Some(received), going);
+        }
+        Err(_) => {
+            outcome = Err(Error::RequestInvalid("Host and :authority differ"));
+            (head, record) = (None, Record::new(plan.unmatched(&worker, false)));
+        }
+    }
+    match outcome {
+        Ok(finished) => record.observe(&body, &finished),
+        Err(error) => fail(&worker, address, &record, &error, head.as_ref(), &mut respond),
+    }
+}
+
+async fn forward(
+    worker: &Rc<Worker>,
+    address: SocketAddr,
+    plan: &Plan,
+    head: &mut RequestHead,
+    (body, respond): (&mut Source, &mut SendResponse<Bytes>),
+    record: &mut Record,
+) -> Result<Finished, Error> {
+    let rule = plan.rule(head)?;
+    rule.filters.request(&mut head.edits);
+    let backend = rule.backend(|below| rand::random_range(0..below))?;
+    backend.filters.request(&mut head.edits);
+    record.series = backend.series(worker, None, head.is_grpc());
+    backend.ready(rule).await?;
+    let request = head.to_parts().ok_or(Error::RequestInvalid("the target cannot be forwarded over HTTP/2"))?;
+    let mut tried: Vec<SocketAddr> = Vec::new();
+    let mut last = None;
+    for attempt in 1..=MOST_TRIES {
+        let now = Instant::now();
+        let member = match backend.choose(address.is_ipv6(), &tried, now) {
+            Ok(member) => member,
+            Err(error) => return Err(last.unwrap_or(error)),
+        };
+        let alone = !backend.has_other(address.is_ipv6(), tried.len());
+        let go = Try { rule, backend, member: &member, limit: rule.limit(record.start, now) };
+        let lease = match connect(worker, &go, alone).await {
+            Ok(lease) => lease,
+            Err(error) if error.retryable() && attempt < MOST_TRIES => {
+                tried.push(member.endpoint.address);
+                last = Some(error);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        record.series = backend.series(worker, Some(&member.endpoint), head.is_grpc());
+        let sending = copy_of(&request);
+        let failure = match try_once(&lease, sending, (&mut *body, &mut *respond), &go, record).await {
+            Ok(finished) => return Ok(finished),
+            Err(failure) => failure,
+        };
+        if !failure.unprocessed || !body.is_replayable() || attempt == MOST_TRIES || record.answered {
+            return Err(failure.error);
+        }
+        // A connection that ended says nothing about the endpoint.
+        if failure.error.reason() != Reason::ConnectionLost {
+            tried.push(member.endpoint.address);
+        }
+        last = Some(failure.error);
+    }
+    Err(last.unwrap_or(Error::Internal("no try was made")))
+}
+
+async fn connect(worker: &Rc<Worker>, go: &Try<'_>, alone: bool) -> Result<Lease, Error> {
+    let Some(name) = go.backend.server_name() else {
+        return Err(Error::Internal("a backend without a name was chosen"));
+    };
+    let leased = go.limit.within(worker.http.lease(worker, &go.member.endpoint, name, alone)).await?;
+    match leased {
+        Ok(lease) => {
+            go.member.load.connected();
+            Ok(lease)
+        }
+        Err(error) => {
+            go.member.load.failed(Instant::now());
+            Err(error)
+        }
+    }
+}
+
+/// One try on one connection.
+async fn try_once(
+    lease: &Lease,
+    request: http::Request<()>,
+    (body, respond): (&mut Source, &mut SendResponse<Bytes>),
+    go: &Try<'_>,
+    record: &mut Record,
+) -> Result<Finished, Failure> {
+    let endpoint = &go.member.endpoint;
+    let in_flight = go.member.load.start();
+    let sent_at = Instant::now();
+    let lost = |_| Failure { error: Error::ConnectionLost(endpoint.address), unprocessed: true };
+    let sender = lease.sender().await.map_err(lost)?;
+    let judge = |head: &mut ResponseHead| {
+        let now = Instant::now();
+        in_flight.load().answered(now.saturating_duration_since(sent_at), now);
+        if let Some(error) = refused(endpoint, head) {
+            return Err(error);
+        }
+        go.rule.filters.response(&mut head.edits);
+        go.backend.filters.response(&mut head.edits);
+        record.status = head.status().as_u16();
+        record.answered = true;
+        Ok(())
+    };
+    let exchange = exchange::run(sender, request, body, respond, judge);
+    let outcome = go.limit.within(exchange).await.map_err(|error| Failure { error, unprocessed: false })?;
+    outcome.map_err(|failed| match failed {
+        ExchangeError::ClientClosed => Failure { error: Error::ClientClosed, unprocessed: false },
+        ExchangeError::Unwanted(error) => Failure { error, unprocessed: true },
+        ExchangeError::Server(error, unprocessed) => {
+            lease.note(&error);
+            let error = if unprocessed {
+                Error::ConnectionLost(endpoint.address)
+            } else if error.is_reset() {
+                Error::Protocol(format!("{} reset the stream: {error}", endpoint.address))
+            } else {
+                Error::ConnectionClosed(endpoint.address)
+            };
+            Failure { error, unprocessed }
+        }
+    })
+}
+
+/// The one place where an error becomes a response to an HTTP/2 client of the application.
+fn fail(
+    worker: &Worker,
+    address: SocketAddr,
+    record: &Record,
+    error: &Error,
+    head: Option<&RequestHead>,
+    respond: &mut SendResponse<Bytes>,
+) {
+    let shared = &worker.shared;
+    let response = respond::response(error, head.is_some_and(RequestHead::is_grpc));
+    let grpc_status = response.headers().get("grpc-status").and_then(|value| value.to_str().ok()?.parse().ok());
+    let status = if record.answered { record.status } else { response.status().as_u16() };
+    shared.failed(Direction::Outbound, &shared.labels.principal, &address.to_string(), error, status);
+    let duration = Instant::now().saturating_duration_since(record.start);
+    let reason = Some(error.reason());
+    record.series.observe(&RequestOutcome { status, grpc_status, reason, duration, ..RequestOutcome::default() });
+    if record.answered {
+        respond.send_reset(h2::Reason::INTERNAL_ERROR);
+    } else if exchange::answer(respond, response).is_err() {
+        respond.send_reset(h2::Reason::CANCEL);
+    }
+}
+
+impl Record {
+    fn new(series: RequestSeries) -> Self {
+        Self { start: Instant::now(), series, status: 0, answered: false }
+    }
+
+    fn observe(&self, body: &Source, finished: &Finished) {
+        self.series.observe(&RequestOutcome {
+            status: self.status,
+            grpc_status: finished.grpc_status,
+            reason: None,
+            duration: Instant::now().saturating_duration_since(self.start),
+            request_bytes: body.bytes,
+            response_bytes: finished.response_bytes,
+        });
+    }
+}
+
+/// What the peer's proxy says where the application has not seen the request, gRPC's form of it included.
+fn refused(endpoint: &Endpoint, head: &ResponseHead) -> Option<Error> {
+    endpoint.identity.as_ref()?;
+    let error = Error::Told { address: endpoint.address, reason: respond::told(head)? };
+    error.retryable().then_some(error)
+}
+
+fn copy_of(request: &http::Request<()>) -> http::Request<()> {
+    let mut copy = http::Request::new(());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}
+
+/// The first endpoint, and others where it never reached an application.
+const MOST_TRIES: usize = 3;
