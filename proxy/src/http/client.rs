@@ -31,9 +31,12 @@ pub struct Client {
 #[derive(Debug, Default)]
 struct Idle {
     h1: Pool,
-    h2: RefCell<HashMap<SocketAddr, (Rc<Endpoint>, Rc<Links>)>>,
+    h2: RefCell<HashMap<SocketAddr, Known>>,
     is_swept: Cell<bool>,
 }
+
+/// HTTP/2 connections to an address, and who was to be found there.
+type Known = (Rc<Endpoint>, Rc<Links>);
 
 /// An HTTP/1 connection to an endpoint, in use for one request.
 #[derive(Debug)]

@@ -369,3 +369,6 @@ pub fn into_pipe(mut connection: Connection<Stream>) -> Prefixed<Stream> {
 
 /// The first endpoint, and others where it never reached an application.
 const MOST_TRIES: usize = 3;
+
+#[cfg(test)]
+mod tests;
