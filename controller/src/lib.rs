@@ -1,1 +1,30 @@
-//! controller
+//! mesh-controller: discovery.
+//!
+//! ```text
+//!   directory ──► Picture ──► Facts ──┐                    ┌─► Session ─► stream to a proxy
+//!   (files)       (last good   (what  ├─► World ─► Hub ─►──┼─► Session ─► stream to a proxy
+//!                  of each)    was    │   values, made     └─► …
+//!   trust bundle ─────────────read)───┘   once per key
+//! ```
+//!
+//! - [`directory`]: manifests in a directory to facts; a broken file keeps its last good content.
+//! - [`progress`]: how far facts had come; what makes replicas comparable.
+//! - [`world`], [`hub`]: facts and the values made of them by `resolve`, and the newest of these for everybody to watch.
+//! - [`serve`]: the discovery service. [`serve::session`] decides what one proxy is told and when, without sockets.
+//! - [`check`]: the same reading for people, offline.
+//!
+//! Facts hold what was read and nothing computed; `resolve` is pure; a stream sends a value when its hash differs from
+//! the one sent before. That is all there is to "incremental".
+
+pub mod args;
+pub mod check;
+pub mod directory;
+pub mod hub;
+pub mod metrics;
+pub mod progress;
+pub mod run;
+pub mod serve;
+pub mod world;
+
+#[cfg(test)]
+mod simulation;

@@ -1,0 +1,115 @@
+//! The command line of mesh-controller.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use controller_runtime::logs::LogArgs;
+use identity::TrustDomain;
+use ipnet::IpNet;
+use proto::names;
+
+/// Serves discovery: tells every proxy what it must know, and nothing else.
+#[derive(Debug, Parser)]
+#[command(name = "mesh-controller", version, subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What else it can do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Serving.
+    #[command(flatten)]
+    pub serve: Option<ServeArgs>,
+}
+
+/// What the controller does besides serving.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Read a directory of manifests as the controller would, say what is wrong with file and line, and exit.
+    Check {
+        /// The directory.
+        directory: PathBuf,
+    },
+}
+
+/// How discovery is served.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    /// Directory with the mesh's manifests (*.yaml, *.yml, *.json): Namespace, Service, HTTPRoute, ExternalWorkload.
+    /// Changes take effect within a second; `mesh-controller check DIRECTORY` says beforehand whether they would.
+    #[arg(long, env = "MESH_DIRECTORY")]
+    pub directory: PathBuf,
+    /// Where proxies connect to, with mesh TLS.
+    #[arg(long, default_value_t = SocketAddr::from(([0, 0, 0, 0], names::CONTROLLER_PORT)), value_name = "ADDRESS:PORT")]
+    pub listen: SocketAddr,
+    /// Where /live, /ready and /metrics are, in plain HTTP.
+    #[arg(long, default_value_t = SocketAddr::from(([0, 0, 0, 0], names::CONTROL_HEALTH_PORT)), value_name = "ADDRESS:PORT")]
+    pub health_listen: SocketAddr,
+    /// Trust domain of the mesh; only proxies of it are served.
+    #[arg(long, default_value = names::TRUST_DOMAIN)]
+    pub trust_domain: TrustDomain,
+    /// Name of the cluster, for labels of metrics.
+    #[arg(long, default_value = "")]
+    pub cluster: String,
+    /// Networks of workloads and Services: a destination in one of them is never assumed to be outside the mesh because
+    /// no answer came. Give it once per network.
+    #[arg(
+        long = "cluster-network",
+        value_name = "CIDR",
+        default_values = ["10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"]
+    )]
+    pub cluster_networks: Vec<IpNet>,
+    /// Where mesh-identity is; give it several times to have them tried in turn.
+    #[arg(long, default_value = "mesh-identity:8444", value_name = "HOST:PORT")]
+    pub identity_address: Vec<String>,
+    /// File with the token that proves to mesh-identity who we are; read anew for every certificate.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: PathBuf,
+    /// File with the trust bundle (PEM); followed as it changes, and handed on to proxies.
+    #[arg(long, value_name = "FILE")]
+    pub bundle_file: PathBuf,
+    /// Directory for our key and certificate, so that a restart needs nobody.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub state_directory: Option<PathBuf>,
+    /// Name of this replica, as proxies and meshctl show it [default: host name and port].
+    #[arg(long)]
+    pub replica: Option<String>,
+    /// Streams at once; further proxies are sent to another replica.
+    #[arg(long, default_value_t = 20_000, value_name = "NUMBER")]
+    pub max_streams: usize,
+    /// New streams per second; twice as many may come at once.
+    #[arg(long, default_value_t = 500, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub streams_per_second: u32,
+    /// Mean life of a stream in seconds; each lives between half of it and one and a half.
+    #[arg(long, default_value_t = 1800, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub stream_life: u64,
+    /// Logs.
+    #[command(flatten)]
+    pub logs: LogArgs,
+}
+
+impl ServeArgs {
+    /// Mean life of a stream.
+    pub fn stream_life(&self) -> Duration {
+        Duration::from_secs(self.stream_life)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_and_subcommands() {
+        let line = ["mesh-controller", "--directory", "d", "--token-file", "t", "--bundle-file", "b"];
+        let serve = Cli::try_parse_from(line).unwrap().serve.unwrap();
+        assert_eq!(serve.listen.port(), 8443);
+        assert_eq!(serve.cluster_networks.len(), 5);
+        let cli = Cli::try_parse_from(["mesh-controller", "check", "d"]).unwrap();
+        assert!(cli.command.is_some() && cli.serve.is_none());
+        let message = Cli::try_parse_from(["mesh-controller"]).unwrap_err().to_string();
+        assert!(message.contains("--directory"), "{message}");
+        let bad = [&line[..], &["--cluster-network", "10.0.0.0"]].concat();
+        assert!(Cli::try_parse_from(bad).unwrap_err().to_string().contains("--cluster-network"));
+    }
+}

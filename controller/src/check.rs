@@ -1,0 +1,147 @@
+//! `mesh-controller check`: reads a directory once, as the controller would, and says what is wrong with it.
+
+use std::fmt;
+use std::path::Path;
+
+use crd::Object;
+
+use crate::directory::picture::Picture;
+use crate::directory::{DirectoryError, DirectoryReader};
+
+/// What was found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct CheckReport {
+    /// Objects that would be in force.
+    pub objects: usize,
+    /// `file:line: problem` of what the controller would refuse.
+    pub errors: Vec<String>,
+    /// `file:line: problem` of what would be in force, but hardly as meant.
+    pub warnings: Vec<String>,
+}
+
+/// Reads the directory.
+pub fn check(directory: &Path) -> Result<CheckReport, DirectoryError> {
+    let mut reader = DirectoryReader::new(directory);
+    reader.look_at_once()?;
+    let picture = reader.picture();
+    let objects = picture.objects();
+    let facts = resolve::Facts::new(objects.iter().cloned());
+    Ok(CheckReport {
+        objects: objects.len(),
+        errors: picture.errors().map(ToString::to_string).collect(),
+        warnings: warnings(picture, &facts),
+    })
+}
+
+impl CheckReport {
+    /// Whether the controller would take all of it.
+    pub fn is_good(&self) -> bool {
+        self.errors.is_empty()
+    }
+}
+
+impl fmt::Display for CheckReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for error in &self.errors {
+            writeln!(f, "error: {error}")?;
+        }
+        for warning in &self.warnings {
+            writeln!(f, "warning: {warning}")?;
+        }
+        write!(f, "{} objects, {} errors, {} warnings", self.objects, self.errors.len(), self.warnings.len())
+    }
+}
+
+fn warnings(picture: &Picture, facts: &resolve::Facts) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for (kind, file) in picture.newly_ignored() {
+        warnings.push(format!("{file}: the mesh does not read objects of the kind {kind}"));
+    }
+    for (file, line, object) in picture.located() {
+        let mut warn = |problem: String| warnings.push(format!("{file}:{line}: {}: {problem}", object.id()));
+        match &**object {
+            Object::HttpRoute(route) => route_warnings(route, facts, &mut warn),
+            Object::Service(service) if !service.selector.is_empty() => {
+                for port in &service.ports {
+                    let id = policy::ServicePort::new(&service.metadata.namespace, &service.metadata.name, port.port);
+                    let mesh = resolve::Mesh {
+                        trust_domain: String::new(),
+                        cluster: String::new(),
+                        cluster_networks: Vec::new(),
+                    };
+                    if resolve::endpoints(facts, &mesh, &id).is_none_or(|endpoints| endpoints.list.is_empty()) {
+                        warn(format!("port {} has no endpoint; see its selector and targetPort", port.port));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    warnings
+}
+
+fn route_warnings(route: &crd::HttpRoute, facts: &resolve::Facts, warn: &mut impl FnMut(String)) {
+    if route.parents.is_empty() {
+        warn("no parentRef names a Service (group \"\", kind Service), so the mesh does not use it".to_owned());
+    }
+    for parent in &route.parents {
+        let name = format!("{}/{}", parent.namespace, parent.name);
+        if parent.namespace != route.metadata.namespace {
+            warn(format!("the parent {name} is in another namespace; only routes of the Service's own are in force"));
+        }
+        match (facts.service(&parent.namespace, &parent.name), parent.port) {
+            (None, _) => warn(format!("there is no Service {name} to attach to")),
+            (Some(service), Some(port)) if !service.ports.iter().any(|it| it.port == port) => {
+                warn(format!("the Service {name} has no port {port} to attach to"));
+            }
+            _ => {}
+        }
+    }
+    for rule in &route.rules {
+        if let Some(filter) = &rule.unsupported {
+            warn(format!("the filter {filter} is not supported; requests of its rule get 500"));
+        }
+        for backend in rule.backends.iter().flatten() {
+            match &backend.service {
+                None => warn("a backendRef is no Service or has no port; its share of requests gets 500".to_owned()),
+                Some(id) => {
+                    let service = facts.service(&id.namespace, &id.name);
+                    if !service.is_some_and(|service| service.ports.iter().any(|port| port.port == id.port)) {
+                        warn(format!("there is no Service port {id}; its share of requests gets 500"));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_and_warnings_name_file_and_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+        write("a.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec:\n  ports:\n  - port: 0\n");
+        write("b.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: b}\nspec: {selector: {a: b}, ports: [{port: 80}]}\n");
+        write(
+            "c.yaml",
+            "# route\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: c}\nspec:\n  parentRefs: [{group: '', kind: Service, name: b, port: 81}]\n  rules: [{backendRefs: [{name: d, port: 80}]}]\n",
+        );
+        write("d.txt", "not looked at");
+        let report = check(directory.path()).unwrap();
+        assert!(!report.is_good());
+        let text = report.to_string();
+        for expected in [
+            "error: a.yaml:6: spec.ports[0].port 0 is not a port",
+            "warning: b.yaml:1: Service default/b: port 80 has no endpoint",
+            "warning: c.yaml:2: HTTPRoute default/c: the Service default/b has no port 81",
+            "warning: c.yaml:2: HTTPRoute default/c: there is no Service port default/d:80",
+            "2 objects, 1 errors, 3 warnings",
+        ] {
+            assert!(text.contains(expected), "{expected}\n{text}");
+        }
+        assert!(check(&directory.path().join("gone")).unwrap_err().to_string().contains("gone"));
+    }
+}

@@ -1,0 +1,67 @@
+//! What the controller counts.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// The controller's own metrics. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    /// Open discovery streams.
+    pub streams: Gauge,
+    /// Subscriptions over all streams.
+    pub subscriptions: Gauge,
+    /// Versions sent.
+    pub updates: Counter,
+    /// Versions proxies put in force.
+    pub acknowledged: Counter,
+    /// Versions proxies refused.
+    pub rejected: Counter,
+    /// Streams the controller ended or did not let in, by reason.
+    pub goodbyes: Family<GoodbyeLabels, Counter>,
+    /// Streams whose proxy has seen newer facts than this replica.
+    pub behind: Gauge,
+    /// Objects in force.
+    pub objects: Gauge,
+    /// Files of the directory that can't be used; their last good content is in force.
+    pub broken_files: Gauge,
+    /// Changes of facts put in force.
+    pub changes: Counter,
+    /// Age of the sources in seconds.
+    pub source_age: Gauge<f64, AtomicU64>,
+}
+
+/// Why a stream ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct GoodbyeLabels {
+    /// Word sent to the proxy.
+    pub reason: &'static str,
+}
+
+impl Metrics {
+    /// Puts all of them into the registry.
+    pub fn register(registry: &mut Registry) -> Self {
+        let it = Self::default();
+        let mesh = registry.sub_registry_with_prefix("mesh_controller");
+        mesh.register("streams_open", "Discovery streams", it.streams.clone());
+        mesh.register("subscriptions_open", "Keys subscribed over all streams", it.subscriptions.clone());
+        mesh.register("updates", "Versions sent to proxies", it.updates.clone());
+        mesh.register("acknowledged", "Versions proxies put in force", it.acknowledged.clone());
+        mesh.register("rejected", "Versions proxies refused", it.rejected.clone());
+        mesh.register("goodbyes", "Streams ended or not let in by this replica", it.goodbyes.clone());
+        mesh.register("streams_behind", "Streams whose proxy has seen newer facts than this replica", it.behind.clone());
+        mesh.register("objects", "Objects in force", it.objects.clone());
+        mesh.register("broken_files", "Files that cannot be used; their last good content stays", it.broken_files.clone());
+        mesh.register("changes", "Changes of facts put in force", it.changes.clone());
+        mesh.register("source_age_seconds", "Since the sources were last known to be live", it.source_age.clone());
+        it
+    }
+
+    pub(crate) fn goodbye(&self, reason: &'static str) {
+        self.goodbyes.get_or_create(&GoodbyeLabels { reason }).inc();
+    }
+}

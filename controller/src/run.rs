@@ -1,0 +1,141 @@
+//! Putting the parts together, and taking them down again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use controller_runtime::certificate::{self, CertificateConfig, CertificateMetrics, Certified};
+use controller_runtime::health::{self, Readiness};
+use controller_runtime::incoming::{HandshakeMetrics, IncomingConfig, incoming};
+use controller_runtime::listen::listen;
+use controller_runtime::shutdown::Shutdown;
+use identity::{ClientCertificates, MeshTls, SpiffeId};
+use prometheus_client::registry::Registry;
+use proto::identity::CertifyRequest;
+use proto::identity::identity_client::IdentityClient;
+use proto::names;
+use tokio::time::{Instant, interval, timeout};
+use tonic::transport::{Channel, Server};
+
+use crate::args::ServeArgs;
+use crate::directory::{self, DirectoryReader};
+use crate::hub::Hub;
+use crate::metrics::Metrics;
+use crate::serve::admission::AdmissionLimits;
+use crate::serve::{DiscoveryService, ServeConfig};
+
+/// Serves until `shutdown`.
+pub async fn run(args: ServeArgs, shutdown: Shutdown) -> anyhow::Result<()> {
+    let discovery = listen("--listen", args.listen).await?;
+    let health = listen("--health-listen", args.health_listen).await?;
+    DirectoryReader::new(&args.directory).look_at_once().context("--directory")?;
+    let address = discovery.local_addr()?;
+    tracing::info!(%address, health = %health.local_addr()?, directory = %args.directory.display(), "serving discovery");
+
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let handshakes = HandshakeMetrics::register(&mut registry);
+    let certificates = CertificateMetrics::register(&mut registry);
+    let readiness = Readiness::new();
+    let mesh = resolve::Mesh {
+        trust_domain: args.trust_domain.to_string(),
+        cluster: args.cluster.clone(),
+        cluster_networks: args.cluster_networks.clone(),
+    };
+    let hub = Hub::new(mesh, Instant::now());
+    let tls = MeshTls::new(None);
+
+    let config = certificate_config(&args)?;
+    let keeping = certificate::keep(config, tls.clone(), readiness.clone(), certificates, certify);
+    let following = directory::follow(DirectoryReader::new(&args.directory), hub.clone(), readiness.clone(), metrics.clone());
+    let background = [
+        tokio::spawn(keeping),
+        tokio::spawn(following),
+        tokio::spawn(follow_bundle(tls.clone(), hub.clone())),
+        tokio::spawn(async move {
+            if let Err(error) = health::serve(health, Arc::new(registry), readiness, std::future::pending()).await {
+                tracing::error!(%error, "health and metrics are gone");
+            }
+        }),
+    ];
+
+    let config = ServeConfig {
+        replica: args.replica.clone().unwrap_or_else(|| format!("{}:{}", host_name(), address.port())),
+        trust_domain: args.trust_domain.to_string(),
+        admission: AdmissionLimits {
+            streams: args.max_streams,
+            per_second: args.streams_per_second.into(),
+            burst: f64::from(args.streams_per_second) * 2.0,
+        },
+        stream_life: args.stream_life(),
+    };
+    let service = DiscoveryService::new(config, hub, metrics, shutdown.clone()).into_server();
+    let connections =
+        incoming(discovery, tls, IncomingConfig::new(ClientCertificates::Required), handshakes, shutdown.clone());
+    let serving = server().serve_with_incoming_shutdown(service, connections, shutdown.clone().requested());
+    tokio::pin!(serving);
+    tokio::select! {
+        served = &mut serving => served.context("serving discovery")?,
+        () = shutdown.requested() => {
+            // Streams have been told goodbye; who does not hang up is hung up on.
+            if let Ok(served) = timeout(GRACE, &mut serving).await {
+                served.context("serving discovery")?;
+            }
+        }
+    }
+    for task in background {
+        task.abort();
+    }
+    Ok(())
+}
+
+/// HTTP/2 as discovery wants it: dead peers are noticed, and one connection can't open streams without end.
+pub(crate) fn server() -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .max_concurrent_streams(8)
+        .http2_max_header_list_size(16 * 1024)
+}
+
+fn certificate_config(args: &ServeArgs) -> anyhow::Result<CertificateConfig> {
+    let id = |account| SpiffeId::new(&args.trust_domain, names::SYSTEM_NAMESPACE, account);
+    Ok(CertificateConfig {
+        id: id(names::CONTROLLER_ACCOUNT)?,
+        identity_addresses: args.identity_address.clone(),
+        identity_id: id(names::IDENTITY_ACCOUNT)?,
+        token_file: args.token_file.clone(),
+        bundle_file: Some(args.bundle_file.clone()),
+        state_directory: args.state_directory.clone(),
+    })
+}
+
+async fn certify(channel: Channel, csr: Vec<u8>, token: String) -> Result<Certified, tonic::Status> {
+    let request = CertifyRequest { csr: csr.into(), token };
+    let response = IdentityClient::new(channel).certify(request).await?.into_inner();
+    Ok(Certified { chain: response.chain.into_iter().map(Into::into).collect(), bundle: response.bundle })
+}
+
+/// What we trust is what proxies are told to trust.
+async fn follow_bundle(tls: MeshTls, hub: Hub) {
+    let mut ticks = interval(BUNDLE_POLL);
+    let mut told = None;
+    loop {
+        ticks.tick().await;
+        let bundle = tls.bundle();
+        let fingerprint = bundle.as_ref().map(|bundle| bundle.fingerprint());
+        if told != fingerprint {
+            told = fingerprint;
+            hub.set_bundle(bundle.map(|bundle| bundle.to_pem().into()));
+        }
+    }
+}
+
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "controller".to_owned(), |name| name.trim().to_owned())
+}
+
+const GRACE: Duration = Duration::from_secs(3);
+const KEEPALIVE: Duration = Duration::from_secs(10);
+const BUNDLE_POLL: Duration = Duration::from_millis(250);

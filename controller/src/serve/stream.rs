@@ -1,0 +1,206 @@
+//! The task behind one open stream.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use identity::SpiffeId;
+use proto::discovery as wire;
+use proto::names::HEARTBEAT_SECONDS;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tonic::{Status, Streaming};
+
+use crate::hub::Worlds;
+use crate::serve::OpenStream;
+use crate::serve::session::{Heard, ProtocolViolation, Session};
+use crate::world::World;
+
+type Outgoing = mpsc::Sender<Result<wire::DiscoverResponse, Status>>;
+
+/// One proxy's stream.
+pub(crate) struct DiscoveryStream {
+    open: OpenStream,
+    incoming: Streaming<wire::DiscoverRequest>,
+    outgoing: Outgoing,
+    id: SpiffeId,
+    proxy: String,
+    counted_subscriptions: usize,
+    counted_behind: bool,
+}
+
+/// Why a stream ends.
+enum End {
+    /// The proxy went away.
+    Gone,
+    /// The proxy broke the protocol.
+    Violation(ProtocolViolation),
+    /// We end it; a word for the proxy and the metric.
+    Goodbye(&'static str, Duration),
+}
+
+impl DiscoveryStream {
+    pub(crate) fn new(
+        open: OpenStream,
+        incoming: Streaming<wire::DiscoverRequest>,
+        outgoing: Outgoing,
+        id: SpiffeId,
+    ) -> Self {
+        let proxy = id.to_string();
+        Self { open, incoming, outgoing, id, proxy, counted_subscriptions: 0, counted_behind: false }
+    }
+
+    /// Serves the stream to its end.
+    pub(crate) async fn run(mut self) {
+        let end = match self.serve().await {
+            Ok(never) => match never {},
+            Err(end) => end,
+        };
+        match end {
+            End::Gone => tracing::debug!(proxy = self.proxy, "stream ended"),
+            End::Violation(violation) => {
+                self.open.shared.metrics.goodbye("protocol");
+                tracing::warn!(proxy = self.proxy, id = %self.id, %violation, "stream ended");
+                let status = Err(Status::invalid_argument(violation.to_string()));
+                let _ = timeout(FAREWELL, self.outgoing.send(status)).await;
+            }
+            End::Goodbye(reason, retry_after) => {
+                self.open.shared.metrics.goodbye(reason);
+                tracing::debug!(proxy = self.proxy, reason, "stream ended");
+                let _ = timeout(FAREWELL, self.outgoing.send(Ok(goodbye(reason, retry_after)))).await;
+            }
+        }
+        self.count(0, false);
+    }
+
+    async fn serve(&mut self) -> Result<std::convert::Infallible, End> {
+        let mut session = self.greet().await?;
+        let mut worlds = self.open.shared.hub.worlds();
+        let life = self.open.shared.config.stream_life.mul_f64(0.5 + rand::random::<f64>());
+        let ends = Instant::now() + life;
+        let mut behind_since = None;
+        let mut heartbeats = interval(Duration::from_secs(HEARTBEAT_SECONDS));
+        heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heartbeat_due = false;
+        let shutdown = self.open.shared.shutdown.clone().requested();
+        tokio::pin!(shutdown);
+        observe(&mut session, &mut worlds);
+        loop {
+            let behind = session.is_behind() && worlds.borrow().is_some();
+            self.count(session.subscriptions(), behind);
+            self.note_behind(&session, behind, &mut behind_since);
+            let patience = behind_since.map_or(ends, |since: Instant| ends.min(since + BEHIND_PATIENCE));
+            tokio::select! {
+                message = self.incoming.message() => {
+                    let message = message.map_err(|_| End::Gone)?.ok_or(End::Gone)?;
+                    let world = worlds.borrow().clone();
+                    let heard = session.receive(message, world.as_deref()).map_err(End::Violation)?;
+                    self.note(&heard);
+                }
+                changed = worlds.changed() => {
+                    changed.map_err(|_| End::Goodbye("draining", draining_pause()))?;
+                    observe(&mut session, &mut worlds);
+                }
+                _ = heartbeats.tick() => heartbeat_due = true,
+                // Only when there is room is the next message made: it is then the latest.
+                permit = self.outgoing.reserve(), if heartbeat_due || session.has_update() => {
+                    let permit = permit.map_err(|_| End::Gone)?;
+                    if let Some(update) = session.next_update() {
+                        self.open.shared.metrics.updates.inc();
+                        permit.send(Ok(response(wire::discover_response::Kind::Update(update))));
+                    } else if heartbeat_due {
+                        heartbeat_due = false;
+                        permit.send(Ok(self.heartbeat(&worlds)));
+                    }
+                }
+                () = &mut shutdown => return Err(End::Goodbye("draining", draining_pause())),
+                () = sleep_until(patience) => {
+                    let reason = if behind_since.is_some() && Instant::now() < ends { "behind" } else { "rebalance" };
+                    return Err(End::Goodbye(reason, if reason == "behind" { BEHIND_PAUSE } else { Duration::ZERO }));
+                }
+            }
+        }
+    }
+
+    async fn greet(&mut self) -> Result<Session, End> {
+        let first = timeout(HELLO_TIMEOUT, self.incoming.message()).await;
+        let first = first.map_err(|_| End::Violation(ProtocolViolation::NoHello))?;
+        let kind = first.map_err(|_| End::Gone)?.ok_or(End::Gone)?.kind;
+        let Some(wire::discover_request::Kind::Hello(hello)) = kind else {
+            return Err(End::Violation(ProtocolViolation::NoHello));
+        };
+        // Names for people, as far as a log line should go.
+        self.proxy = format!("{}/{}", hello.namespace, hello.workload).chars().take(253).collect();
+        tracing::debug!(proxy = self.proxy, id = %self.id, held = hello.held.len(), "stream opened");
+        Session::open(hello, self.id.namespace(), self.id.service_account()).map_err(End::Violation)
+    }
+
+    fn heartbeat(&self, worlds: &Worlds) -> wire::DiscoverResponse {
+        let shared = &self.open.shared;
+        let as_of = worlds.borrow().as_deref().map(|world| world.progress().to_wire()).unwrap_or_default();
+        let age = shared.hub.age(Instant::now()).as_millis();
+        response(wire::discover_response::Kind::Heartbeat(wire::Heartbeat {
+            as_of: Some(as_of),
+            watch_age_ms: u64::try_from(age).unwrap_or(u64::MAX),
+            controller: shared.config.replica.clone(),
+        }))
+    }
+
+    fn note(&self, heard: &Heard) {
+        match heard {
+            Heard::Nothing => {}
+            Heard::Acknowledged => {
+                self.open.shared.metrics.acknowledged.inc();
+            }
+            Heard::Rejected { key, reason } => {
+                self.open.shared.metrics.rejected.inc();
+                tracing::warn!(proxy = self.proxy, ?key, reason, "proxy rejects a version and keeps the one before");
+            }
+        }
+    }
+
+    fn note_behind(&self, session: &Session, behind: bool, since: &mut Option<Instant>) {
+        if !behind {
+            *since = None;
+        } else if since.is_none() {
+            *since = Some(Instant::now());
+            let mark = session.mark();
+            tracing::warn!(proxy = self.proxy, %mark, "this replica is behind what the proxy has seen; it answers nothing");
+        }
+    }
+
+    fn count(&mut self, subscriptions: usize, behind: bool) {
+        let metrics = &self.open.shared.metrics;
+        let signed = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        metrics.subscriptions.inc_by(signed(subscriptions) - signed(self.counted_subscriptions));
+        metrics.behind.inc_by(i64::from(behind) - i64::from(self.counted_behind));
+        (self.counted_subscriptions, self.counted_behind) = (subscriptions, behind);
+    }
+}
+
+/// The controller ends a stream.
+pub(crate) fn goodbye(reason: &str, retry_after: Duration) -> wire::DiscoverResponse {
+    let retry_after_ms = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
+    response(wire::discover_response::Kind::Goodbye(wire::Goodbye { reason: reason.to_owned(), retry_after_ms }))
+}
+
+fn observe(session: &mut Session, worlds: &mut Worlds) {
+    let world: Option<Arc<World>> = worlds.borrow_and_update().clone();
+    if let Some(world) = world {
+        session.observe(&world);
+    }
+}
+
+fn response(kind: wire::discover_response::Kind) -> wire::DiscoverResponse {
+    wire::DiscoverResponse { kind: Some(kind) }
+}
+
+/// One to three seconds, so that a restarted replica is not met by everybody at once.
+fn draining_pause() -> Duration {
+    Duration::from_millis(1000 + rand::random_range(0..2000))
+}
+
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+const FAREWELL: Duration = Duration::from_secs(1);
+/// How long a proxy waits for a replica that is behind before it should try another.
+const BEHIND_PATIENCE: Duration = Duration::from_secs(10);
+const BEHIND_PAUSE: Duration = Duration::from_secs(5);
