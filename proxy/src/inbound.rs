@@ -194,7 +194,7 @@ async fn plaintext(
     let (prefix, tcp) = client.into_parts();
     if port.mutual_tls() == MutualTls::Strict {
         if matches!(outcome, Outcome::Protocol(detect::Protocol::Http1)) {
-            http::refuse(worker, Prefixed::new(prefix, tcp.into()), caller, &port).await;
+            Box::pin(http::refuse(worker, Prefixed::new(prefix, tcp.into()), caller, &port)).await;
             return Ok(());
         }
         reset_on_drop(&tcp);
@@ -203,7 +203,7 @@ async fn plaintext(
     let client = Prefixed::new(prefix, Stream::from(tcp));
     match outcome {
         Outcome::Protocol(detect::Protocol::Http1) => {
-            http::serve(worker, client, caller, &port).await;
+            Box::pin(http::serve(worker, client, caller, &port)).await;
             Ok(())
         }
         Outcome::Protocol(detect::Protocol::Http2) => http2::serve(worker, client, caller, &port).await,
@@ -226,7 +226,7 @@ async fn mesh(
         MeshProtocol::Http1 => {
             let distrusted = worker.tls.until_distrusted(&worker.shared, client.inner().peer());
             tokio::select! {
-                () = http::serve(worker, client, caller, port) => {}
+                () = Box::pin(http::serve(worker, client, caller, port)) => {}
                 () = distrusted => {}
             }
             Ok(())

@@ -171,7 +171,7 @@ async fn as_first_bytes_say(
     match found.outcome {
         Outcome::Protocol(detect::Protocol::Http1) if !matches!(*destination.outbound, Outbound::Foreign) => {
             worker.verdicts.borrow_mut().forget(destination.address);
-            http::serve(worker, client, destination).await;
+            Box::pin(http::serve(worker, client, destination)).await;
             Ok(())
         }
         Outcome::Protocol(detect::Protocol::Http2) if !matches!(*destination.outbound, Outbound::Foreign) => {
