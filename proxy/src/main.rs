@@ -57,10 +57,13 @@ fn run() -> anyhow::Result<()> {
         .max_blocking_threads(2)
         .thread_stack_size(BLOCKING_STACK)
         .build()?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let shutdown = app::terminated()?;
-        Ok(App::build(config, log)?.run(shutdown).await?)
-    })
+        App::build(config, log)?.run(shutdown).await
+    });
+    // A name that nobody answers for must not hold up the end.
+    runtime.shutdown_background();
+    Ok(outcome?)
 }
 
 fn wait() -> anyhow::Result<()> {

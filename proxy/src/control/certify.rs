@@ -79,8 +79,10 @@ impl Certifier {
                     self.use_from_now(leaf, SystemTime::now(), true);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "no new certificate; trying again");
-                    self.state.certificate_failed(&error.to_string());
+                    // Once, not at every try.
+                    if self.state.certificate_failed(&error.to_string()) {
+                        tracing::warn!(%error, "no new certificate; trying again");
+                    }
                     tokio::time::sleep(backoff.next(rand::random())).await;
                 }
             }

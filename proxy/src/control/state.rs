@@ -106,11 +106,12 @@ impl ControlState {
         controller.clone_into(&mut affairs.controller);
     }
 
-    /// The stream ended, or none came about.
-    pub(crate) fn disconnected(&self, error: &str) {
+    /// The stream ended, or none came about. False where the same was said before.
+    pub(crate) fn disconnected(&self, error: &str) -> bool {
         let mut affairs = self.0.lock();
-        affairs.connected = false;
-        affairs.last_error = Some(error.to_owned());
+        let was_connected = std::mem::take(&mut affairs.connected);
+        let before = affairs.last_error.replace(error.to_owned());
+        was_connected || before.as_deref() != Some(error)
     }
 
     /// A controller said how far it is, and that its own sources were live `age` ago.
@@ -155,10 +156,11 @@ impl ControlState {
         identity.last_error = None;
     }
 
-    pub(crate) fn certificate_failed(&self, error: &str) {
+    /// Why there is no new certificate. False where the same was said before.
+    pub(crate) fn certificate_failed(&self, error: &str) -> bool {
         let mut affairs = self.0.lock();
         affairs.renewal_failures += 1;
-        affairs.identity.last_error = Some(error.to_owned());
+        affairs.identity.last_error.replace(error.to_owned()).as_deref() != Some(error)
     }
 
     pub(crate) fn bundle(&self, bundle: &TrustBundle) {

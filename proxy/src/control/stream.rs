@@ -85,8 +85,13 @@ impl StreamClient {
         let mut behind_since = None;
         loop {
             let ended = self.one_stream(&mut backoff, &mut behind_since).await;
-            tracing::info!(reason = %ended, "no discovery stream; what is known stays in force");
-            self.state.disconnected(&ended.to_string());
+            let reason = ended.to_string();
+            // Once, not at every try.
+            if self.state.disconnected(&reason) {
+                tracing::warn!(reason, "no discovery stream; what is known stays in force");
+            } else {
+                tracing::debug!(reason, "no discovery stream still");
+            }
             match ended {
                 Ended::Goodbye { address, retry_after, .. } => self.dialer.stay_away(address, retry_after),
                 Ended::Behind { address, .. } | Ended::Stale { address, .. } => {
@@ -123,6 +128,7 @@ impl StreamClient {
             Ok(Err(status)) => return Ended::Status { address, status: Box::new(status) },
             Err(_) => return Ended::Silent { address, after: OPEN },
         };
+        tracing::info!(controller = %address, "discovery stream");
         self.state.connected(&address.to_string());
         let stream = OneStream { address, floor, outgoing, responses, client: self, backoff, behind_since };
         stream.follow().await
