@@ -298,6 +298,11 @@ impl Pod {
         Ok(server)
     }
 
+    /// Its network namespace.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
     /// Runs any command in this pod to its end; its standard output.
     pub fn command(&self, program: &str, arguments: &[&str]) -> anyhow::Result<String> {
         self.namespace.run(program, arguments)

@@ -1,11 +1,15 @@
 //! Network namespaces of a test: a node with a bridge, and pods on it. A namespace lives as long as the process that holds it, so
 //! nothing is left behind, whatever ends the test.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
+use std::thread;
 
 use anyhow::{Context, ensure};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// A network namespace and the process that holds it.
 #[derive(Debug)]
@@ -46,6 +50,18 @@ impl Namespace {
     pub fn run(&self, program: &str, arguments: &[&str]) -> anyhow::Result<String> {
         let net = format!("--net={}", self.path());
         crate::lint::run("/".as_ref(), "nsenter", &[&[net.as_str(), "--", program], arguments].concat())
+    }
+
+    /// Does something in it, on a thread of its own: sockets that are made there stay there.
+    pub fn enter<T: Send>(&self, job: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
+        let namespace = File::open(self.path())?;
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+                Ok(job())
+            });
+            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 
     /// Runs lines of `ip` in it.

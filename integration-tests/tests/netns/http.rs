@@ -1,0 +1,116 @@
+//! HTTP with clients as users have them.
+
+use super::pair::{Pair, curl, said, service};
+
+#[test]
+fn curl_through_both_proxies_in_both_families() {
+    let (pair, _server) = Pair::http(None);
+    for url in pair.urls() {
+        for version in ["--http1.1", "--http1.0", "--http2-prior-knowledge"] {
+            let response = curl(&pair.client, &[version, &url]);
+            assert!(response.contains("x-served-by: server"), "{version} {url}: {response}");
+        }
+    }
+    for (pod, reporter) in [(&pair.client, "source"), (&pair.server, "destination")] {
+        let reporter = format!("reporter=\"{reporter}\"");
+        let labels = [&*reporter, "connection_security_policy=\"mutual_tls\"", "response_code=\"200\""];
+        let counted = |labels: &[&str]| pod.metric("istio_requests_total", labels).unwrap();
+        assert_eq!(counted(&labels), 6.0, "{}:\n{}", pod.name, pod.admin("/metrics").unwrap());
+        assert_eq!(counted(&[]), 6.0, "other requests in {}", pod.name);
+    }
+}
+
+#[test]
+fn wrk_sees_no_error() {
+    let (pair, _server) = Pair::http(None);
+    let report = said(&pair.client, &["wrk", "-t1", "-c20", "-d3s", &pair.urls()[0]]);
+    let requests = report.lines().find_map(|line| line.trim().split_once(" requests in ")?.0.parse::<u64>().ok());
+    assert!(requests.unwrap() > 1000, "{report}");
+    assert!(!report.contains("Non-2xx") && !report.contains("Socket errors"), "{report}");
+}
+
+#[test]
+fn h2load_sees_no_error() {
+    let (pair, _server) = Pair::http(Some("kubernetes.io/h2c"));
+    let report = said(&pair.client, &["h2load", "-n5000", "-c4", "-m20", &pair.urls()[0]]);
+    assert!(report.contains("5000 succeeded, 0 failed, 0 errored, 0 timeout"), "{report}");
+    assert!(report.contains("status codes: 5000 2xx"), "{report}");
+}
+
+#[test]
+fn headers_of_64_kilobytes_pass() {
+    let (pair, _server) = Pair::http(None);
+    let headers: Vec<_> = (0..64).map(|number| format!("x-large-{number}: {}\n", "a".repeat(1010))).collect();
+    std::fs::write(pair.file("headers"), headers.concat()).unwrap();
+    let file = format!("@{}", pair.file("headers").display());
+    for url in pair.urls() {
+        let response = curl(&pair.client, &["-H", &file, &url]);
+        assert!(response.contains("x-served-by: server"), "{response}");
+    }
+}
+
+#[test]
+fn a_service_may_pick_its_own_caller() {
+    let (pair, _server) = Pair::http(None);
+    for url in pair.urls() {
+        let response = curl(&pair.server, &[&url]);
+        assert!(response.contains("x-served-by: server"), "{response}");
+    }
+    let counted = || pair.server.metric("istio_requests_total", &["reporter=\"destination\""]).unwrap();
+    assert_eq!(counted(), 2.0, "{}", pair.server.admin("/metrics").unwrap());
+    // A program that dials its own pod's address does not leave the pod, and is left alone.
+    for addr in pair.direct(8080) {
+        assert!(curl(&pair.server, &[&format!("http://{addr}")]).contains("x-served-by: server"));
+    }
+    assert_eq!(counted(), 2.0);
+}
+
+#[test]
+fn a_pods_address_can_be_dialled() {
+    let (pair, _server) = Pair::http(None);
+    for addr in pair.direct(8080) {
+        let response = curl(&pair.client, &[&format!("http://{addr}")]);
+        assert!(response.contains("x-served-by: server"), "{response}");
+    }
+    for pod in [&pair.client, &pair.server] {
+        assert_eq!(Pair::encrypted(pod, "istio_requests_total"), 2.0, "{}", pod.admin("/metrics").unwrap());
+    }
+}
+
+#[test]
+fn the_unmeshed_reach_the_meshed_and_the_other_way_round() {
+    let (mut pair, _server) = Pair::http(None);
+    let plain = pair.mesh.bare_pod("plain", "plain").unwrap();
+    let _plain_server = plain.serve().unwrap();
+    let addr = plain.addresses[0];
+    let workload = format!(
+        "apiVersion: meshctl.io/v1alpha1\nkind: ExternalWorkload\nmetadata:\n  name: plain\n  namespace: {}\n  \
+         labels: {{app: plain}}\nspec:\n  addresses: [\"{addr}\"]\n",
+        integration_tests::mesh::NAMESPACE
+    );
+    integration_tests::mesh::manifests::write(&pair.mesh.manifests(0), "workload-plain", &workload).unwrap();
+    let [plain_service, _] = service(&pair.mesh, "plain", 2, 8080, None);
+
+    let inward = curl(&plain, &[&format!("http://{}", pair.direct(8080)[0])]);
+    assert!(inward.contains("x-served-by: server"), "{inward}");
+    let retry = ["--retry", "20", "--retry-delay", "1", "--retry-all-errors", &format!("http://{plain_service}")];
+    let outward = curl(&pair.client, &retry);
+    assert!(outward.contains("x-served-by: plain"), "{outward}");
+    let labels = ["connection_security_policy=\"none\"", "reporter=\"destination\""];
+    let plaintext = pair.server.metric("istio_requests_total", &labels).unwrap();
+    assert_eq!(plaintext, 1.0, "{}", pair.server.admin("/metrics").unwrap());
+}
+
+#[test]
+fn the_proxys_ports_are_shut_to_others() {
+    let (pair, _server) = Pair::http(None);
+    for port in [15000, 15001, 15006] {
+        for addr in pair.direct(port) {
+            let url = format!("http://{addr}");
+            // By the client's proxy, as its app's connections go; and past it, with the exit code for a connection that times out.
+            let past = "curl -sm2 \"$0\"; test $? = 28";
+            said(&pair.client, &["sh", "-c", "! curl -sfm5 \"$0\"", &url]);
+            said(&pair.client, &["setpriv", "--reuid", "2102", "--clear-groups", "sh", "-c", past, &url]);
+        }
+    }
+}
