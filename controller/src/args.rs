@@ -61,7 +61,7 @@ pub struct ServeArgs {
     pub cluster_networks: Vec<IpNet>,
     /// Where mesh-identity is; give it several times to have them tried in turn.
     #[arg(long, default_value = "mesh-identity:8444", value_name = "HOST:PORT")]
-    pub identity_address: Vec<String>,
+    pub identity: Vec<String>,
     /// File with the token that proves to mesh-identity who we are; read anew for every certificate.
     #[arg(long, value_name = "FILE")]
     pub token_file: PathBuf,
@@ -70,7 +70,7 @@ pub struct ServeArgs {
     pub bundle_file: PathBuf,
     /// Directory for our key and certificate, so that a restart needs nobody.
     #[arg(long, value_name = "DIRECTORY")]
-    pub state_directory: Option<PathBuf>,
+    pub state_dir: Option<PathBuf>,
     /// Name of this replica, as proxies and meshctl show it [default: host name and port].
     #[arg(long)]
     pub replica: Option<String>,

@@ -102,11 +102,11 @@ fn certificate_config(args: &ServeArgs) -> anyhow::Result<CertificateConfig> {
     let id = |account| SpiffeId::new(&args.trust_domain, names::SYSTEM_NAMESPACE, account);
     Ok(CertificateConfig {
         id: id(names::CONTROLLER_ACCOUNT)?,
-        identity_addresses: args.identity_address.clone(),
+        identity_addresses: args.identity.clone(),
         identity_id: id(names::IDENTITY_ACCOUNT)?,
         token_file: args.token_file.clone(),
         bundle_file: Some(args.bundle_file.clone()),
-        state_directory: args.state_directory.clone(),
+        state_directory: args.state_dir.clone(),
     })
 }
 
