@@ -1,3 +1,5 @@
+//! An issuer, its files, and what it refuses to sign; also the authority other tests get their certificates from.
+
 use super::*;
 use crate::certificate::LeafCertificate;
 
