@@ -73,7 +73,10 @@ impl State {
 pub enum ClientCertificates {
     /// No client gets in without one: mesh TLS.
     Required,
-    /// Not asked for: the certificate authority, whose clients do not have one yet.
+    /// Asked for, and believed if [`MeshTls::verify_client`] says so after the handshake; one it refuses counts as none
+    /// shown. For the certificate authority, whose clients have none at first, and a useless one at worst.
+    Optional,
+    /// Not asked for.
     None,
 }
 
@@ -136,7 +139,10 @@ impl MeshTls {
             .expect("the provider has TLS 1.3 suites");
         let builder = match clients {
             ClientCertificates::Required => {
-                builder.with_client_cert_verifier(Arc::new(ClientVerifier::new(self.state.clone())))
+                builder.with_client_cert_verifier(Arc::new(ClientVerifier::new(self.state.clone(), true)))
+            }
+            ClientCertificates::Optional => {
+                builder.with_client_cert_verifier(Arc::new(ClientVerifier::new(self.state.clone(), false)))
             }
             ClientCertificates::None => builder.with_no_client_auth(),
         };

@@ -183,8 +183,11 @@ impl Acceptor {
             return Ok(Peer { address, id: None, valid_until: None });
         }
         // Resumed handshakes bring a chain nobody verified; this call is what verifies it.
-        let verified = self.tls.verify_client(stream.get_ref().1.peer_certificates())?;
-        Ok(Peer { address, id: Some(verified.id), valid_until: Some(verified.valid_until) })
+        match self.tls.verify_client(stream.get_ref().1.peer_certificates()) {
+            Ok(verified) => Ok(Peer { address, id: Some(verified.id), valid_until: Some(verified.valid_until) }),
+            Err(_) if self.clients == ClientCertificates::Optional => Ok(Peer { address, id: None, valid_until: None }),
+            Err(refused) => Err(refused),
+        }
     }
 }
 

@@ -40,6 +40,7 @@ pub(crate) struct Authority {
     /// Files that were refused; told once.
     refused: Option<IssuerFiles>,
     unreadable: bool,
+    unpublished: bool,
     rotation: Rotation,
     current: Arc<ArcSwap<Current>>,
     published: Option<TrustBundle>,
@@ -87,6 +88,7 @@ impl Authority {
             files,
             refused: None,
             unreadable: false,
+            unpublished: false,
             rotation,
             current,
             published: None,
@@ -114,9 +116,14 @@ impl Authority {
         self.read_changes(now);
         let before = self.rotation.issuer().clone();
         self.rotation.advance(now);
-        if let Err(error) = self.publish() {
-            tracing::error!(%error, "the trust bundle is not published");
+        let published = self.publish();
+        let failing = published.is_err();
+        if let Err(error) = published
+            && !self.unpublished
+        {
+            tracing::error!(%error, "the trust bundle is not published, nothing new is signed with; trying again");
         }
+        self.unpublished = failing;
         if !Arc::ptr_eq(&before, self.rotation.issuer()) {
             tracing::info!(bundle = %self.rotation.issuer().bundle().fingerprint(), "signing with the new issuer");
             self.renew_at = now;

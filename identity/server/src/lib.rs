@@ -9,8 +9,9 @@
 //!   bundle file ◄── whenever it changes ── the published bundle, also our own MeshTls
 //! ```
 //!
-//! It speaks TLS with a certificate it signs for itself; clients have none yet, the token stands for it. The same call
-//! will take Kubernetes' ServiceAccount tokens, which [`authenticate`] is the place for.
+//! It speaks TLS with a certificate it signs for itself. Clients have none at first: the token stands for it. Later a
+//! living certificate of the same identity does as well, as join tokens are good for minutes only. The same call will
+//! take Kubernetes' ServiceAccount tokens; [`Authenticator`] is the place for that.
 
 pub mod args;
 mod authenticate;

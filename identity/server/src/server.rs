@@ -106,7 +106,7 @@ impl Server {
         let connections = incoming(
             self.listener,
             self.authority.tls(),
-            IncomingConfig::new(ClientCertificates::None),
+            IncomingConfig::new(ClientCertificates::Optional),
             self.handshakes,
             shutdown.clone(),
         );

@@ -132,8 +132,9 @@ impl Refusal {
 #[tonic::async_trait]
 impl Identity for Service {
     async fn certify(&self, request: Request<CertifyRequest>) -> Result<Response<CertifyResponse>, Status> {
-        let peer = request.extensions().get::<Peer>().map(|peer| peer.address.to_string()).unwrap_or_default();
-        match self.answer(&request.into_inner(), &peer).await {
+        let peer = request.extensions().get::<Peer>().cloned();
+        let (peer, certificate) = peer.map(|peer| (peer.address.to_string(), peer.id)).unwrap_or_default();
+        match self.answer(&request.into_inner(), &peer, certificate).await {
             Ok(response) => {
                 self.metrics.outcome(Outcome::Issued);
                 Ok(Response::new(response))
@@ -149,12 +150,22 @@ impl Identity for Service {
 }
 
 impl Service {
-    async fn answer(&self, request: &CertifyRequest, peer: &str) -> Result<CertifyResponse, Refusal> {
+    async fn answer(
+        &self,
+        request: &CertifyRequest,
+        peer: &str,
+        certificate: Option<SpiffeId>,
+    ) -> Result<CertifyResponse, Refusal> {
         if !self.limit.take(Instant::now()) {
             return Err(Refusal::Overloaded);
         }
         let now = SystemTime::now();
-        let id = self.authenticator.authenticate(&request.token, now).await?;
+        let certificate = certificate.filter(|_| self.authenticator.accepts_certificates());
+        let (id, proof) = match (self.authenticator.authenticate(&request.token, now).await, certificate) {
+            (Ok(id), _) => (id, "token"),
+            (Err(_), Some(id)) => (id, "certificate"),
+            (Err(error), None) => return Err(error.into()),
+        };
         if id.trust_domain() != self.trust_domain.as_str() {
             return Err(Refusal::TrustDomain { id, trust_domain: self.trust_domain.clone() });
         }
@@ -164,7 +175,7 @@ impl Service {
             Err(error) => return Err(Refusal::Issue { id, error }),
         };
         let not_after = seconds(issued.not_after);
-        tracing::info!(peer, id = id.as_str(), not_after, "certificate issued");
+        tracing::info!(peer, id = id.as_str(), proof, not_after, "certificate issued");
         Ok(CertifyResponse {
             chain: issued.chain.into_iter().map(|certificate| certificate.to_vec().into()).collect(),
             not_after,

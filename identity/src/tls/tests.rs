@@ -229,6 +229,22 @@ fn a_client_without_certificate_is_refused_where_one_is_required() {
 }
 
 #[test]
+fn where_certificates_are_optional_a_wrong_one_is_none() {
+    let (ours, foreign) = (issuer(), issuer());
+    let pair = Pair::new(&ours);
+    let config = pair.server.server_config(ClientCertificates::Optional, &[b"h2"]);
+    let ask = |client: &MeshTls| {
+        let endpoint = client.endpoint(vec![id("web")], &[b"h2"]);
+        let connection = connect(endpoint.config(), config.clone()).unwrap();
+        pair.server.verify_client(connection.server.peer_certificates()).map(|peer| peer.id)
+    };
+    assert_eq!(ask(&pair.client), Ok(id("cart")));
+    assert_eq!(ask(&MeshTls::with_clock(pair.client.bundle(), pair.clock.clone())), Err(PeerRefused::NoCertificate));
+    pair.client.set_leaf(leaf(&foreign, "cart"));
+    assert_eq!(ask(&pair.client), Err(PeerRefused::UnknownAuthority));
+}
+
+#[test]
 fn a_certificate_must_name_exactly_one_workload() {
     let issuer = issuer();
     let mesh = MeshTls::with_clock(Some(Arc::new(issuer.bundle().clone())), Clock::start());

@@ -21,15 +21,22 @@ use crate::spiffe_id::SpiffeId;
 #[derive(Debug)]
 pub(super) struct ClientVerifier {
     state: Arc<State>,
+    required: bool,
 }
 
 impl ClientVerifier {
-    pub(super) fn new(state: Arc<State>) -> Self {
-        Self { state }
+    /// Where certificates are not `required`, a wrong one must not keep anybody out: who it is gets decided after the
+    /// handshake, which has proved no more than that the client has the certificate's key.
+    pub(super) fn new(state: Arc<State>, required: bool) -> Self {
+        Self { state, required }
     }
 }
 
 impl ClientCertVerifier for ClientVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.required
+    }
+
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
@@ -40,7 +47,9 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        verify(&self.state, end_entity, intermediates, PeerRole::Client, now).map_err(tls_error)?;
+        if self.required {
+            verify(&self.state, end_entity, intermediates, PeerRole::Client, now).map_err(tls_error)?;
+        }
         Ok(ClientCertVerified::assertion())
     }
 

@@ -196,6 +196,26 @@ async fn tokens_that_prove_nothing_are_refused_and_counted() {
 }
 
 #[tokio::test]
+async fn a_living_certificate_renews_itself_and_a_useless_one_does_no_harm() {
+    let server = Running::start().await;
+    let now = SystemTime::now();
+    let key = KeyAndRequest::new(&id("cart")).unwrap();
+    let good = server.signer.sign(&id("cart"), now).unwrap();
+    let expired = server.signer.sign(&id("cart"), now - Duration::from_secs(601)).unwrap();
+    let foreign = Issuer::create(&"cluster.local".parse().unwrap(), now).unwrap().0;
+    let chain_of = |issued: identity::IssuedCertificate| key.complete(issued.chain).unwrap();
+    server.tls.set_leaf(chain_of(foreign.issue(key.csr(), &id("cart"), Duration::from_secs(60), now).unwrap()));
+    assert_eq!(server.refused(key.csr(), &expired).await, Code::Unauthenticated);
+    let response = server.certify(key.csr(), &good).await.unwrap();
+    server.tls.set_leaf(key.complete(chain(&response)).unwrap());
+    server.certify(key.csr(), &expired).await.unwrap();
+    // For itself only.
+    let other = KeyAndRequest::new(&id("web")).unwrap();
+    assert_eq!(server.refused(other.csr(), &expired).await, Code::PermissionDenied);
+    assert_eq!(server.count("issued").await, 2);
+}
+
+#[tokio::test]
 async fn requests_for_others_broken_or_huge_are_refused_and_counted() {
     let server = Running::start().await;
     let token = server.signer.sign(&id("cart"), SystemTime::now()).unwrap();
