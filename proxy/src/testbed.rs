@@ -75,6 +75,7 @@ pub(crate) async fn inbound_of(worker: &Rc<Worker>, app: SocketAddr) -> SocketAd
     spawn_local(async move {
         loop {
             let (tcp, from) = listener.accept().await.unwrap();
+            tcp.set_nodelay(true).unwrap();
             let worker = Rc::clone(&worker);
             spawn_local(async move { inbound::serve(&worker, tcp, from, app).await });
         }
@@ -87,6 +88,7 @@ pub(crate) async fn call(worker: &Rc<Worker>, destination: SocketAddr) -> TcpStr
     let (listener, address) = listen("127.0.0.1").await;
     let client = TcpStream::connect(address).await.unwrap();
     let (tcp, _) = listener.accept().await.unwrap();
+    tcp.set_nodelay(true).unwrap();
     let worker = Rc::clone(worker);
     spawn_local(async move { outbound::serve(&worker, tcp, destination).await });
     client

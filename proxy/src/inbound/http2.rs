@@ -142,7 +142,7 @@ async fn forward(
             Err(ExchangeError::Unwanted(error)) => Err(error),
             Err(ExchangeError::Server(error, unprocessed)) => {
                 lease.note(&error);
-                if unprocessed && lease.reused && body.is_replayable() && std::mem::take(&mut again) {
+                if unprocessed && body.is_replayable() && std::mem::take(&mut again) {
                     continue;
                 }
                 // The application has not looked at it: its clients may go elsewhere.

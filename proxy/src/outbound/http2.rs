@@ -263,3 +263,6 @@ fn copy_of(request: &http::Request<()>) -> http::Request<()> {
 
 /// The first endpoint, and others where it never reached an application.
 const MOST_TRIES: usize = 3;
+
+#[cfg(test)]
+mod tests;
