@@ -134,8 +134,9 @@ impl Mesh {
         let health = format!("{}:{health_port}", network::GATEWAY);
         let directory = self.manifests(number).display().to_string();
         let identity = format!("{}:{}", network::GATEWAY, names::IDENTITY_PORT);
-        let state = self.path().join(format!("controller-{number}-state"));
+        let state = self.path().join("controllers").join(format!("{number}-state"));
         fs::create_dir_all(&state)?;
+        let state = state.display().to_string();
         let arguments = [
             "--directory",
             &directory,
@@ -143,12 +144,14 @@ impl Mesh {
             &listen,
             "--health-listen",
             &health,
-            "--identity",
+            "--identity-address",
             &identity,
             "--token-file",
             &token.display().to_string(),
             "--bundle-file",
             &self.path().join("bundle.pem").display().to_string(),
+            "--state-directory",
+            &state,
         ];
         let name = format!("{CONTROLLER}-{number}");
         self.controllers[number] = Some(self.control_program(CONTROLLER, &name, &arguments)?);
