@@ -144,13 +144,13 @@ impl Mesh {
             &listen,
             "--health-listen",
             &health,
-            "--identity-address",
+            "--identity",
             &identity,
             "--token-file",
             &token.display().to_string(),
             "--bundle-file",
             &self.path().join("bundle.pem").display().to_string(),
-            "--state-directory",
+            "--state-dir",
             &state,
         ];
         let name = format!("{CONTROLLER}-{number}");

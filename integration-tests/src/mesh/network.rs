@@ -111,7 +111,7 @@ impl Node {
         let [v4, v6] = addresses;
         pod.ip(&format!(
             "addr add {v4}/16 dev eth0\naddr add {v6}/64 dev eth0 nodad\nlink set eth0 up\n\
-             route add default via {GATEWAY}\n-6 route add default via {GATEWAY_V6}\n"
+             route add default via {GATEWAY}\nroute add ::/0 via {GATEWAY_V6}\n"
         ))?;
         Ok(pod)
     }
