@@ -19,7 +19,7 @@ pub struct Cli {
     pub command: Option<Command>,
     /// Serving.
     #[command(flatten)]
-    pub serve: Option<ServeArgs>,
+    pub serve: ServeArgs,
 }
 
 /// What the controller does besides serving.
@@ -37,8 +37,9 @@ pub enum Command {
 pub struct ServeArgs {
     /// Directory with the mesh's manifests (*.yaml, *.yml, *.json): Namespace, Service, HTTPRoute, ExternalWorkload.
     /// Changes take effect within a second; `mesh-controller check DIRECTORY` says beforehand whether they would.
-    #[arg(long, env = "MESH_DIRECTORY")]
-    pub directory: PathBuf,
+    // Required here and below, but not for subcommands.
+    #[arg(long, env = "MESH_DIRECTORY", required = true)]
+    pub directory: Option<PathBuf>,
     /// Where proxies connect to, with mesh TLS.
     #[arg(long, default_value_t = SocketAddr::from(([0, 0, 0, 0], names::CONTROLLER_PORT)), value_name = "ADDRESS:PORT")]
     pub listen: SocketAddr,
@@ -63,11 +64,11 @@ pub struct ServeArgs {
     #[arg(long, default_value = "mesh-identity:8444", value_name = "HOST:PORT")]
     pub identity: Vec<String>,
     /// File with the token that proves to mesh-identity who we are; read anew for every certificate.
-    #[arg(long, value_name = "FILE")]
-    pub token_file: PathBuf,
+    #[arg(long, value_name = "FILE", required = true)]
+    pub token_file: Option<PathBuf>,
     /// File with the trust bundle (PEM); followed as it changes, and handed on to proxies.
-    #[arg(long, value_name = "FILE")]
-    pub bundle_file: PathBuf,
+    #[arg(long, value_name = "FILE", required = true)]
+    pub bundle_file: Option<PathBuf>,
     /// Directory for our key and certificate, so that a restart needs nobody.
     #[arg(long, value_name = "DIRECTORY")]
     pub state_dir: Option<PathBuf>,
@@ -102,11 +103,11 @@ mod tests {
     #[test]
     fn defaults_and_subcommands() {
         let line = ["mesh-controller", "--directory", "d", "--token-file", "t", "--bundle-file", "b"];
-        let serve = Cli::try_parse_from(line).unwrap().serve.unwrap();
+        let serve = Cli::try_parse_from(line).unwrap().serve;
         assert_eq!(serve.listen.port(), 8443);
         assert_eq!(serve.cluster_networks.len(), 5);
         let cli = Cli::try_parse_from(["mesh-controller", "check", "d"]).unwrap();
-        assert!(cli.command.is_some() && cli.serve.is_none());
+        assert!(cli.command.is_some());
         let message = Cli::try_parse_from(["mesh-controller"]).unwrap_err().to_string();
         assert!(message.contains("--directory"), "{message}");
         let bad = [&line[..], &["--cluster-network", "10.0.0.0"]].concat();

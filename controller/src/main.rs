@@ -8,16 +8,15 @@ use controller_runtime::shutdown::Shutdown;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = match (cli.command, cli.serve) {
-        (Some(Command::Check { directory }), _) => match controller::check::check(&directory) {
+    let done = match cli.command {
+        Some(Command::Check { directory }) => match controller::check::check(&directory) {
             Ok(report) => {
                 println!("{report}");
                 return if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
             }
             Err(error) => Err(error.into()),
         },
-        (None, Some(args)) => serve(args),
-        (None, None) => unreachable!("clap asks for the flags of serving"),
+        None => serve(cli.serve),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -28,9 +28,10 @@ use crate::serve::{DiscoveryService, ServeConfig};
 pub async fn run(args: ServeArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     let discovery = listen("--listen", args.listen).await?;
     let health = listen("--health-listen", args.health_listen).await?;
-    DirectoryReader::new(&args.directory).look_at_once().context("--directory")?;
+    let directory = args.directory.clone().context("--directory is missing")?;
+    DirectoryReader::new(&directory).look_at_once().context("--directory")?;
     let address = discovery.local_addr()?;
-    tracing::info!(%address, health = %health.local_addr()?, directory = %args.directory.display(), "serving discovery");
+    tracing::info!(%address, health = %health.local_addr()?, directory = %directory.display(), "serving discovery");
 
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
@@ -47,7 +48,7 @@ pub async fn run(args: ServeArgs, shutdown: Shutdown) -> anyhow::Result<()> {
 
     let config = certificate_config(&args)?;
     let keeping = certificate::keep(config, tls.clone(), readiness.clone(), certificates, certify);
-    let following = directory::follow(DirectoryReader::new(&args.directory), hub.clone(), readiness.clone(), metrics.clone());
+    let following = directory::follow(DirectoryReader::new(&directory), hub.clone(), readiness.clone(), metrics.clone());
     let background = [
         tokio::spawn(keeping),
         tokio::spawn(following),
@@ -104,8 +105,8 @@ fn certificate_config(args: &ServeArgs) -> anyhow::Result<CertificateConfig> {
         id: id(names::CONTROLLER_ACCOUNT)?,
         identity_addresses: args.identity.clone(),
         identity_id: id(names::IDENTITY_ACCOUNT)?,
-        token_file: args.token_file.clone(),
-        bundle_file: Some(args.bundle_file.clone()),
+        token_file: args.token_file.clone().context("--token-file is missing")?,
+        bundle_file: Some(args.bundle_file.clone().context("--bundle-file is missing")?),
         state_directory: args.state_dir.clone(),
     })
 }
