@@ -22,6 +22,7 @@ use crate::worker::Worker;
 pub mod http;
 pub mod http2;
 pub mod plan;
+mod record;
 pub mod tcp;
 pub mod verdicts;
 

@@ -70,9 +70,9 @@ impl Client {
     }
 
     /// Takes back a connection that can carry another request.
-    pub fn put(&self, server: Server, now: Instant) {
+    pub fn put(&self, worker: &Worker, server: Server, now: Instant) {
         self.idle.h1.put(&server.endpoint, server.connection, now);
-        self.keep_swept();
+        self.keep_swept(worker);
     }
 
     /// Room for a stream on an HTTP/2 connection.
@@ -85,13 +85,13 @@ impl Client {
     ) -> Result<Lease, Error> {
         let limit = if alone { ONLY_CONNECT_TIMEOUT } else { CONNECT_TIMEOUT };
         let max_head = super::h2::max_head(worker.shared.config.bootstrap.max_head_bytes);
+        self.keep_swept(worker);
         let links = self.links(endpoint, max_head);
         let dial = async || Box::pin(upstream::dial(worker, endpoint, name, MeshProtocol::Http2, limit)).await;
         links.lease(dial).await
     }
 
     fn links(&self, endpoint: &Rc<Endpoint>, max_head: u32) -> Rc<Links> {
-        self.keep_swept();
         let mut all = self.idle.h2.borrow_mut();
         let fresh = || (Rc::clone(endpoint), Rc::new(Links::new(endpoint.address, max_head)));
         let (of, links) = all.entry(endpoint.address).or_insert_with(fresh);
@@ -102,11 +102,13 @@ impl Client {
         Rc::clone(links)
     }
 
-    /// Looks after idle connections once a second, for as long as there are any.
-    fn keep_swept(&self) {
+    /// Looks after idle connections once a second, for as long as there are any. None outlives the trust it was made
+    /// under.
+    fn keep_swept(&self, worker: &Worker) {
         if self.idle.is_swept.replace(true) {
             return;
         }
+        let mut trust_changed = worker.shared.trust_changed.subscribe();
         let idle = Rc::downgrade(&self.idle);
         spawn_local(async move {
             let mut second: u32 = 0;
@@ -114,6 +116,11 @@ impl Client {
                 tokio::time::sleep(SWEEP).await;
                 let Some(idle) = idle.upgrade() else { return };
                 second = second.wrapping_add(1);
+                if trust_changed.has_changed().unwrap_or_default() {
+                    trust_changed.mark_unchanged();
+                    idle.h1.clear();
+                    idle.h2.borrow_mut().clear();
+                }
                 let no_h1 = idle.h1.sweep(Instant::now());
                 if second.is_multiple_of(H2_IDLE_SECONDS) {
                     idle.h2.borrow_mut().retain(|_, (_, links)| Rc::strong_count(links) > 1 || !links.sweep());

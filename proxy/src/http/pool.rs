@@ -58,6 +58,11 @@ impl Pool {
         }
     }
 
+    /// Closes all of them.
+    pub fn clear(&self) {
+        self.idle.borrow_mut().clear();
+    }
+
     /// Closes connections that ended or were not used for a minute, and takes the buffers of the others. True if none
     /// is left.
     pub fn sweep(&self, now: Instant) -> bool {

@@ -4,7 +4,7 @@
 //! same field is how a proxy learns that its peer refused a request before the application saw it ([`told`]).
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use proto::Reason;
 use proto::names::PROXY_STATUS_NAME;
 
@@ -22,7 +22,7 @@ pub fn response(error: &Error, grpc: bool) -> Response<Bytes> {
     }
     if grpc {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert("grpc-status", HeaderValue::from(grpc_status(reason)));
+        headers.insert("grpc-status", HeaderValue::from(grpc_code(reason)));
         if let Ok(message) = HeaderValue::try_from(percent_encoded(&error.to_string())) {
             headers.insert("grpc-message", message);
         }
@@ -34,6 +34,11 @@ pub fn response(error: &Error, grpc: bool) -> Response<Bytes> {
     *response.body_mut() = body;
     *response.status_mut() = error.status();
     response
+}
+
+/// The gRPC status of such a response, if it has one.
+pub fn grpc_status(response: &Response<Bytes>) -> Option<u16> {
+    response.headers().get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
 /// Writes such a response as HTTP/1.1. `head`: the request was HEAD. `close`: no other request is read.
@@ -67,13 +72,26 @@ pub fn told(head: &ResponseHead) -> Option<Reason> {
     details.trim_matches('"').parse().ok()
 }
 
+/// Makes sure that a response which the application passes on from somewhere else is not taken for one of this proxy.
+///
+/// An application may itself be a proxy, and what its own upstream refused it may have done half of the work for.
+pub fn disown(head: &mut ResponseHead) {
+    if told(head).is_none() {
+        return;
+    }
+    let received = head.header(PROXY_STATUS).unwrap_or_default();
+    if let Ok(value) = HeaderValue::from_bytes(&[received, b", ", PROXY_STATUS_NAME.as_bytes()].concat()) {
+        head.edits.set(HeaderName::from_static(PROXY_STATUS), value);
+    }
+}
+
 /// `mesh-proxy; error=connection_refused; details="app_refused"`.
 pub fn proxy_status(reason: Reason) -> String {
     format!("{PROXY_STATUS_NAME}; error={}; details=\"{reason}\"", reason.proxy_error())
 }
 
 /// gRPC's status code for a reason: `UNAVAILABLE` (14) where trying again can help.
-fn grpc_status(reason: Reason) -> u16 {
+fn grpc_code(reason: Reason) -> u16 {
     const DEADLINE_EXCEEDED: u16 = 4;
     const PERMISSION_DENIED: u16 = 7;
     const UNIMPLEMENTED: u16 = 12;
@@ -125,6 +143,16 @@ mod tests {
             let response = Response::builder().header("proxy-status", value).body(()).unwrap();
             assert_eq!(told(&ResponseHead::from_parts(response.into_parts().0)), None, "{value}");
         }
+    }
+
+    #[test]
+    fn what_an_application_passes_on_is_not_ours() {
+        let passed_on = response(&refused(), false);
+        let mut head = ResponseHead::from_parts(passed_on.into_parts().0);
+        disown(&mut head);
+        let head = ResponseHead::from_parts(head.to_parts().into_parts().0);
+        assert!(head.header("proxy-status").unwrap().ends_with(b"\"app_refused\", mesh-proxy"));
+        assert_eq!(told(&head), None);
     }
 
     #[test]

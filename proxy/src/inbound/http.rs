@@ -24,6 +24,7 @@ use crate::outbound::http::{into_pipe, is_idempotent};
 use crate::outbound::tcp::service_labels;
 use crate::stream::Stream;
 use crate::telemetry::labels::{EdgeLabels, Reporter, RequestLabels, SecurityPolicy};
+use crate::telemetry::metrics::Held;
 use crate::telemetry::{Direction, RequestOutcome, RequestProtocol, RequestSeries};
 use crate::worker::Worker;
 
@@ -37,7 +38,7 @@ pub async fn serve(worker: &Rc<Worker>, client: Prefixed<Stream>, caller: &Calle
             Ok(Some(request)) => request,
             Ok(None) | Err(ReadError::Io(_)) => return,
             Err(ReadError::Refused(problem)) => {
-                let record = Record { start: Instant::now(), status: 0, answered: false };
+                let record = Record::new(worker);
                 desk.fail(&mut client, &record, &Error::Request(problem), None).await;
                 return;
             }
@@ -58,7 +59,7 @@ pub async fn refuse(worker: &Rc<Worker>, client: Prefixed<Stream>, caller: &Call
     let (prefix, stream) = client.into_parts();
     let mut client = Connection::with_input(stream, Buffer::with_prefix(&prefix));
     let mut desk = Desk::new(worker, caller, port);
-    let record = Record { start: Instant::now(), status: 0, answered: false };
+    let record = Record::new(worker);
     desk.fail(&mut client, &record, &Error::PlaintextRefused(caller.address), None).await;
 }
 
@@ -85,6 +86,14 @@ struct Record {
     start: Instant,
     status: u16,
     answered: bool,
+    _in_flight: Held,
+}
+
+impl Record {
+    fn new(worker: &Worker) -> Self {
+        let in_flight = worker.shared.telemetry.metrics.in_flight(Direction::Inbound);
+        Self { start: Instant::now(), status: 0, answered: false, _in_flight: in_flight }
+    }
 }
 
 impl<'w> Desk<'w> {
@@ -102,7 +111,7 @@ impl<'w> Desk<'w> {
 
     /// One request, from its head to the last byte of its response.
     async fn request(&mut self, client: &mut Connection<Stream>, mut request: Request) -> Next {
-        let mut record = Record { start: Instant::now(), status: 0, answered: false };
+        let mut record = Record::new(self.worker);
         request.head.edits.remove(IDENTITY);
         if let Some(identity) = &self.identity {
             request.head.edits.set(IDENTITY, identity.clone());
@@ -145,7 +154,7 @@ impl<'w> Desk<'w> {
                 self.app = Some(Connection::new(dial_app(self.worker, self.address).await?));
             }
             let app = self.app.as_mut().ok_or(Error::Internal("no connection to the application"))?;
-            let (exchange, response) = match Exchange::send(client, app, request, &self.limits).await {
+            let (exchange, mut response) = match Exchange::send(client, app, request, &self.limits).await {
                 Ok(answered) => answered,
                 Err(ExchangeError::ServerClosed { replayable: true, .. }) if reused && is_idempotent(&request.head) => {
                     reused = false;
@@ -153,6 +162,7 @@ impl<'w> Desk<'w> {
                 }
                 Err(failed) => return Err(self.cause_of(&failed)),
             };
+            respond::disown(&mut response.head);
             record.status = response.head.status().as_u16();
             record.answered = true;
             let close = self.worker.shared.drain.announces();

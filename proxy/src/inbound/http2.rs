@@ -71,6 +71,7 @@ struct Desk {
 /// One request, from its head to the last byte of its response.
 async fn stream(desk: Rc<Desk>, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) {
     let start = Instant::now();
+    let _in_flight = desk.worker.shared.telemetry.metrics.in_flight(Direction::Inbound);
     let (parts, body) = request.into_parts();
     let mut body = Source::replayable(body);
     let mut status = None;
@@ -93,7 +94,7 @@ async fn stream(desk: Rc<Desk>, request: http::Request<RecvStream>, mut respond:
         },
         Err(error) => {
             let response = respond::response(&error, grpc);
-            let grpc_status = response.headers().get("grpc-status").and_then(|value| value.to_str().ok()?.parse().ok());
+            let grpc_status = respond::grpc_status(&response);
             let answered = status;
             let status = status.unwrap_or(response.status().as_u16());
             let address = desk.port.address.to_string();
@@ -133,6 +134,7 @@ async fn forward(
             return Err(Error::AppClosed(address));
         };
         let judge = |head: &mut ResponseHead| {
+            respond::disown(head);
             *status = Some(head.status().as_u16());
             Ok::<(), Error>(())
         };

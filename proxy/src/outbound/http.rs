@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Destination;
 use super::plan::{Plan, PlannedBackend, PlannedRule};
+use super::record::Record;
 use crate::Error;
 use crate::balance::Member;
 use crate::control::Watch;
@@ -28,7 +29,7 @@ use crate::http::respond;
 use crate::net::copy;
 use crate::net::prefixed::Prefixed;
 use crate::stream::Stream;
-use crate::telemetry::{Direction, RequestOutcome, RequestSeries};
+use crate::telemetry::RequestOutcome;
 use crate::worker::Worker;
 
 /// Serves a connection of the application that speaks HTTP/1.
@@ -42,7 +43,7 @@ pub async fn serve(worker: &Rc<Worker>, client: Prefixed<TcpStream>, destination
             Ok(None) | Err(ReadError::Io(_)) => return,
             Err(ReadError::Refused(problem)) => {
                 lane.refresh();
-                let record = Record::new(lane.plan.unmatched(worker, false));
+                let record = Record::new(worker, lane.address, &lane.plan, false);
                 lane.fail(&mut client, &record, &Error::Request(problem), None).await;
                 return;
             }
@@ -69,15 +70,6 @@ enum Next {
     Request,
     Close,
     Tunnel(Server),
-}
-
-/// What is known of a request for its record, as it goes along.
-struct Record {
-    start: Instant,
-    series: RequestSeries,
-    status: u16,
-    /// A response has begun: no other can be sent.
-    answered: bool,
 }
 
 /// Why a request failed, and whether it may be sent again.
@@ -131,21 +123,21 @@ impl<'w> Lane<'w> {
     async fn request(&mut self, client: &mut Connection<Stream>, mut request: Request) -> Next {
         self.refresh();
         let plan = Rc::clone(&self.plan);
-        let grpc = request.head.is_grpc();
-        let mut record = Record::new(plan.unmatched(self.worker, grpc));
+        let mut record = Record::new(self.worker, self.address, &plan, request.head.is_grpc());
         let outcome = match plan.rule(&request.head) {
             Ok(rule) => self.forward(client, &mut request, rule, &mut record).await,
             Err(error) => Err(error),
         };
         match outcome {
             Ok((finished, server)) => {
-                record.observe(None, &finished);
+                let Finished { request_bytes, response_bytes, .. } = finished;
+                record.done(RequestOutcome { request_bytes, response_bytes, ..RequestOutcome::default() });
                 if finished.tunnel {
                     return Next::Tunnel(server);
                 }
                 let persistent = finished.client_persistent;
                 if finished.server_persistent {
-                    self.worker.http.put(server, Instant::now());
+                    self.worker.http.put(self.worker, server, Instant::now());
                 }
                 if persistent { Next::Request } else { Next::Close }
             }
@@ -164,7 +156,6 @@ impl<'w> Lane<'w> {
         rule.filters.request(&mut request.head.edits);
         let backend = rule.backend(|below| rand::random_range(0..below))?;
         backend.filters.request(&mut request.head.edits);
-        record.series = backend.series(self.worker, None, request.head.is_grpc());
         backend.ready(rule).await?;
         let mut tried: Vec<SocketAddr> = Vec::new();
         let mut last = None;
@@ -187,6 +178,7 @@ impl<'w> Lane<'w> {
             if !failure.replayable || attempt == MOST_TRIES {
                 return Err(failure.error);
             }
+            record.retried();
             // A reused connection that ended says nothing about the endpoint.
             fresh = failure.error.reason() == Reason::ConnectionLost;
             if !fresh {
@@ -233,7 +225,7 @@ impl<'w> Lane<'w> {
         let Try { rule, backend, member, limit } = *go;
         let in_flight = member.load.start();
         let sent_at = Instant::now();
-        record.series = backend.series(self.worker, Some(&member.endpoint), request.head.is_grpc());
+        record.tried(go, sent_at);
         let sending = Exchange::send(client, &mut server.connection, request, &self.limits);
         let (exchange, mut response) = match limit.within(sending).await.map_err(Failure::last)? {
             Ok(answered) => answered,
@@ -253,8 +245,7 @@ impl<'w> Lane<'w> {
         }
         rule.filters.response(&mut response.head.edits);
         backend.filters.response(&mut response.head.edits);
-        record.status = response.head.status().as_u16();
-        record.answered = true;
+        record.answered = Some(response.head.status().as_u16());
         let finishing = exchange.finish(client, &mut server.connection, response, false);
         match limit.within(finishing).await.map_err(Failure::last)? {
             Ok(finished) => Ok((finished, server)),
@@ -270,18 +261,14 @@ impl<'w> Lane<'w> {
         error: &Error,
         request: Option<&Request>,
     ) -> Next {
-        let shared = &self.worker.shared;
-        let response = respond::response(error, request.is_some_and(|request| request.head.is_grpc()));
-        // The body of a request that was not forwarded is still to come: the connection cannot be read any further.
-        let keep = request.is_some_and(|request| request.persistent && request.framing == Framing::Empty);
-        let status = if record.answered { record.status } else { response.status().as_u16() };
-        shared.failed(Direction::Outbound, &shared.labels.principal, &self.address.to_string(), error, status);
-        record.observe_failure(error, status);
-        if record.answered || error.reason() == Reason::ClientClosed {
+        let response = record.failed(error);
+        if record.answered.is_some() || error.reason() == Reason::ClientClosed {
             // Half a response must not look like a whole one.
             client.io.reset_on_drop();
             return Next::Close;
         }
+        // The body of a request that was not forwarded is still to come: the connection cannot be read any further.
+        let keep = request.is_some_and(|request| request.persistent && request.framing == Framing::Empty);
         let is_head = request.is_some_and(|request| request.head.method() == "HEAD");
         respond::write(&response, is_head, !keep, &mut client.output);
         if keep {
@@ -313,29 +300,6 @@ impl Limit {
         timeout_at(deadline, work).await.map_err(|_| {
             if self.backend { Error::BackendTimeout(self.after) } else { Error::RequestTimeout(self.after) }
         })
-    }
-}
-
-impl Record {
-    fn new(series: RequestSeries) -> Self {
-        Self { start: Instant::now(), series, status: 0, answered: false }
-    }
-
-    fn observe(&self, reason: Option<Reason>, finished: &Finished) {
-        self.series.observe(&RequestOutcome {
-            status: self.status,
-            grpc_status: None,
-            reason,
-            duration: Instant::now().saturating_duration_since(self.start),
-            request_bytes: finished.request_bytes,
-            response_bytes: finished.response_bytes,
-        });
-    }
-
-    fn observe_failure(&self, error: &Error, status: u16) {
-        let duration = Instant::now().saturating_duration_since(self.start);
-        let reason = Some(error.reason());
-        self.series.observe(&RequestOutcome { status, reason, duration, ..RequestOutcome::default() });
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::Destination;
 use super::http::Try;
 use super::plan::Plan;
+use super::record::Record;
 use crate::Error;
 use crate::http::h2::body::Source;
 use crate::http::h2::exchange::{self, ExchangeError, Finished};
@@ -23,7 +24,7 @@ use crate::http::h2::links::Lease;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::respond;
 use crate::net::prefixed::Prefixed;
-use crate::telemetry::{Direction, RequestOutcome, RequestSeries};
+use crate::telemetry::RequestOutcome;
 use crate::worker::Worker;
 
 /// Serves a connection of the application that speaks HTTP/2.
@@ -48,14 +49,6 @@ pub async fn serve(worker: &Rc<Worker>, client: Prefixed<TcpStream>, destination
     Ok(())
 }
 
-/// What is known of a request for its record, as it goes along.
-struct Record {
-    start: Instant,
-    series: RequestSeries,
-    status: u16,
-    answered: bool,
-}
-
 /// A try that failed, and whether nothing can have been done about the request.
 struct Failure {
     error: Error,
@@ -73,22 +66,23 @@ async fn stream(
     let plan = worker.plan(address, &found);
     let (parts, body) = request.into_parts();
     let mut body = Source::replayable(body);
-    let (head, outcome, record);
-    match RequestHead::from_parts(parts) {
-        Ok(mut received) => {
-            let grpc = received.is_grpc();
-            let mut going = Record::new(plan.unmatched(&worker, grpc));
-            outcome = forward(&worker, address, &plan, &mut received, (&mut body, &mut respond), &mut going).await;
-            (head, record) = (Some(received), going);
+    let (outcome, record) = match RequestHead::from_parts(parts) {
+        Ok(mut head) => {
+            let mut record = Record::new(&worker, address, &plan, head.is_grpc());
+            let streams = (&mut body, &mut respond);
+            (forward(&worker, address, &plan, &mut head, streams, &mut record).await, record)
         }
         Err(_) => {
-            outcome = Err(Error::RequestInvalid("Host and :authority differ"));
-            (head, record) = (None, Record::new(plan.unmatched(&worker, false)));
+            let record = Record::new(&worker, address, &plan, false);
+            (Err(Error::RequestInvalid("Host and :authority differ")), record)
         }
-    }
+    };
     match outcome {
-        Ok(finished) => record.observe(&body, &finished),
-        Err(error) => fail(&worker, address, &record, &error, head.as_ref(), &mut respond),
+        Ok(Finished { response_bytes, grpc_status }) => {
+            let request_bytes = body.bytes;
+            record.done(RequestOutcome { request_bytes, response_bytes, grpc_status, ..RequestOutcome::default() });
+        }
+        Err(error) => fail(&record, &error, &mut respond),
     }
 }
 
@@ -104,7 +98,6 @@ async fn forward(
     rule.filters.request(&mut head.edits);
     let backend = rule.backend(|below| rand::random_range(0..below))?;
     backend.filters.request(&mut head.edits);
-    record.series = backend.series(worker, None, head.is_grpc());
     backend.ready(rule).await?;
     let request = head.to_parts().ok_or(Error::RequestInvalid("the target cannot be forwarded over HTTP/2"))?;
     let mut tried: Vec<SocketAddr> = Vec::new();
@@ -120,21 +113,22 @@ async fn forward(
         let lease = match connect(worker, &go, alone).await {
             Ok(lease) => lease,
             Err(error) if error.retryable() && attempt < MOST_TRIES => {
+                record.retried();
                 tried.push(member.endpoint.address);
                 last = Some(error);
                 continue;
             }
             Err(error) => return Err(error),
         };
-        record.series = backend.series(worker, Some(&member.endpoint), head.is_grpc());
         let sending = copy_of(&request);
         let failure = match try_once(&lease, sending, (&mut *body, &mut *respond), &go, record).await {
             Ok(finished) => return Ok(finished),
             Err(failure) => failure,
         };
-        if !failure.unprocessed || !body.is_replayable() || attempt == MOST_TRIES || record.answered {
+        if !failure.unprocessed || !body.is_replayable() || attempt == MOST_TRIES || record.answered.is_some() {
             return Err(failure.error);
         }
+        record.retried();
         // A connection that ended says nothing about the endpoint.
         if failure.error.reason() != Reason::ConnectionLost {
             tried.push(member.endpoint.address);
@@ -172,6 +166,7 @@ async fn try_once(
     let endpoint = &go.member.endpoint;
     let in_flight = go.member.load.start();
     let sent_at = Instant::now();
+    record.tried(go, sent_at);
     let lost = |_| Failure { error: Error::ConnectionLost(endpoint.address), unprocessed: true };
     let sender = lease.sender().await.map_err(lost)?;
     let judge = |head: &mut ResponseHead| {
@@ -182,8 +177,7 @@ async fn try_once(
         }
         go.rule.filters.response(&mut head.edits);
         go.backend.filters.response(&mut head.edits);
-        record.status = head.status().as_u16();
-        record.answered = true;
+        record.answered = Some(head.status().as_u16());
         Ok(())
     };
     let exchange = exchange::run(sender, request, body, respond, judge);
@@ -206,43 +200,12 @@ async fn try_once(
 }
 
 /// The one place where an error becomes a response to an HTTP/2 client of the application.
-fn fail(
-    worker: &Worker,
-    address: SocketAddr,
-    record: &Record,
-    error: &Error,
-    head: Option<&RequestHead>,
-    respond: &mut SendResponse<Bytes>,
-) {
-    let shared = &worker.shared;
-    let response = respond::response(error, head.is_some_and(RequestHead::is_grpc));
-    let grpc_status = response.headers().get("grpc-status").and_then(|value| value.to_str().ok()?.parse().ok());
-    let status = if record.answered { record.status } else { response.status().as_u16() };
-    shared.failed(Direction::Outbound, &shared.labels.principal, &address.to_string(), error, status);
-    let duration = Instant::now().saturating_duration_since(record.start);
-    let reason = Some(error.reason());
-    record.series.observe(&RequestOutcome { status, grpc_status, reason, duration, ..RequestOutcome::default() });
-    if record.answered {
+fn fail(record: &Record, error: &Error, respond: &mut SendResponse<Bytes>) {
+    let response = record.failed(error);
+    if record.answered.is_some() {
         respond.send_reset(h2::Reason::INTERNAL_ERROR);
     } else if exchange::answer(respond, response).is_err() {
         respond.send_reset(h2::Reason::CANCEL);
-    }
-}
-
-impl Record {
-    fn new(series: RequestSeries) -> Self {
-        Self { start: Instant::now(), series, status: 0, answered: false }
-    }
-
-    fn observe(&self, body: &Source, finished: &Finished) {
-        self.series.observe(&RequestOutcome {
-            status: self.status,
-            grpc_status: finished.grpc_status,
-            reason: None,
-            duration: Instant::now().saturating_duration_since(self.start),
-            request_bytes: body.bytes,
-            response_bytes: finished.response_bytes,
-        });
     }
 }
 

@@ -114,7 +114,7 @@ impl Plan {
         index.and_then(|index| self.rules.get(index)).ok_or_else(|| Error::NoRoute(service.id.clone()))
     }
 
-    /// Where a request is counted that got no rule.
+    /// Where a request is counted that got to no endpoint.
     pub fn unmatched(&self, worker: &Worker, grpc: bool) -> RequestSeries {
         self.unmatched.of(worker, None, grpc)
     }
@@ -209,9 +209,9 @@ impl PlannedBackend {
         }
     }
 
-    /// Where requests to this endpoint, or to none, are counted.
-    pub fn series(&self, worker: &Worker, endpoint: Option<&Endpoint>, grpc: bool) -> RequestSeries {
-        self.series.of(worker, endpoint, grpc)
+    /// Where requests to this endpoint are counted.
+    pub fn series(&self, worker: &Worker, endpoint: &Endpoint, grpc: bool) -> RequestSeries {
+        self.series.of(worker, Some(endpoint), grpc)
     }
 }
 

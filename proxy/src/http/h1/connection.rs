@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, timeout_at};
 
 use super::Limits;
 use super::buffer::Buffer;
@@ -46,8 +47,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Self { io, input, output: BytesMut::new() }
     }
 
-    /// The next request; `None` if the client closed between two.
+    /// The next request; `None` if the client closed between two. It may come late, but not slowly: 30 s for a head.
     pub async fn read_request(&mut self, limits: &Limits) -> Result<Option<Request>, ReadError> {
+        let mut deadline = None;
         loop {
             if let Some(request) = parse::request(&mut self.input, limits)? {
                 return Ok(Some(request));
@@ -56,7 +58,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if idle {
                 self.shrink();
             }
-            if self.input.read(&mut self.io).await? == 0 {
+            let read = if idle {
+                self.input.read(&mut self.io).await
+            } else {
+                let deadline = *deadline.get_or_insert_with(|| Instant::now() + HEAD_TIMEOUT);
+                timeout_at(deadline, self.input.read(&mut self.io)).await.map_err(io::Error::from)?
+            };
+            if read? == 0 {
                 return if idle { Ok(None) } else { Err(H1Error::Truncated.into()) };
             }
         }
@@ -129,6 +137,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 }
 
+/// From a head's first byte to its last.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client whose request nobody reads may take to notice.
 pub(super) const LINGER: Duration = Duration::from_secs(1);
 const KEPT_OUTPUT: usize = 4 * 1024;
