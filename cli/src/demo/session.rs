@@ -1,7 +1,7 @@
 //! One run of the demo, from namespaces to the last words.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
 use crate::args::DemoArgs;
-use crate::location::{ADMIN_SOCKET, PROXIES};
+use crate::location::{ADMIN_SOCKET, PROXIES, PodState};
 use crate::output;
 
 use super::app::{self, AppSpec};
@@ -22,8 +22,8 @@ use super::manifests;
 use super::namespaces::{self, Rights};
 use super::pod::{PodSpec, ProcessSpec};
 use super::programs::{CONTROLLER, IDENTITY, PROXY, Programs};
-use super::shop::{APP_PORT, MEMBERS, Member, NAMESPACE, SERVICE_PORT, TRAFFIC};
-use super::stage::{Stage, about};
+use super::shop::{APP_PORT, MEMBERS, Member, NAMESPACE, SERVICE_PORT, TRAFFIC, pod_addresses};
+use super::stage::Stage;
 use super::{live, shop, verdict};
 
 /// Runs the demo until it is over, and leaves nothing behind.
@@ -93,6 +93,9 @@ impl Demo<'_> {
         let progress =
             |text: &str| output::print(&format!("{:5.1}s  {text}\n", (Instant::now() - started).as_secs_f64()));
         progress(&format!("the demo lives in {}", self.directory.path().display()))?;
+        // All pods are named before any is started: whoever looks in between must not take a part for the whole.
+        stage.state().pods = self.planned();
+        self.directory.write_state(stage.state())?;
         let control = self.raise_control_plane(stage, &progress).await?;
         self.raise_shop(stage, control.as_ref()).await?;
         progress("the shop is open: every pod in a network namespace of its own, with its proxy")?;
@@ -114,6 +117,15 @@ impl Demo<'_> {
         }
     }
 
+    fn planned(&self) -> Vec<PodState> {
+        let mesh = !self.args.no_mesh;
+        let control = [(IDENTITY_POD, 2), (CONTROLLER_POD, 3)].into_iter().filter(|_| mesh);
+        let control =
+            control.map(|(name, number)| about(name, names::SYSTEM_NAMESPACE, false, pod_addresses(0, number)));
+        let shop = MEMBERS.iter().map(|member| about(member.workload, NAMESPACE, mesh, member.addresses()));
+        control.chain(shop).collect()
+    }
+
     async fn raise_control_plane(
         &self,
         stage: &mut Stage,
@@ -128,8 +140,7 @@ impl Demo<'_> {
             if pod == CONTROLLER_POD {
                 control.write_controller_token().await?;
             }
-            let about = about(pod, names::SYSTEM_NAMESPACE, pod, false, &spec.addresses);
-            stage.start(&spec, about).await?;
+            stage.start(&spec).await?;
             stage.wait_for_apps(&[pod]).await?;
             if pod == IDENTITY_POD {
                 let bundle = control.bundle.clone();
@@ -146,8 +157,7 @@ impl Demo<'_> {
         for members in [servers, traffic] {
             for member in &members {
                 let spec = self.pod(member, control).await?;
-                let about = about(member.workload, NAMESPACE, member.workload, control.is_some(), &spec.addresses);
-                stage.start(&spec, about).await?;
+                stage.start(&spec).await?;
                 self.directory.write_state(stage.state())?;
             }
             let names: Vec<&str> = members.iter().map(|member| member.workload).collect();
@@ -299,6 +309,18 @@ impl Demo<'_> {
             Rights::Root => Users { proxy: Some(names::PROXY_UID), control: Some(CONTROL_USER), app: Some(APP_USER) },
             Rights::UserNamespace => Users { proxy: None, control: None, app: None },
         }
+    }
+}
+
+/// A pod for the state file, before it has a process.
+fn about(name: &str, namespace: &str, meshed: bool, addresses: Vec<IpAddr>) -> PodState {
+    PodState {
+        name: name.to_owned(),
+        namespace: namespace.to_owned(),
+        workload: name.to_owned(),
+        meshed,
+        addresses,
+        ..PodState::default()
     }
 }
 

@@ -1,6 +1,5 @@
 //! The stage: the bridge, the process namespace and the pods that run on it.
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::location::{PodState, State};
+use crate::location::State;
 
 use super::directory::Directory;
 use super::network::Node;
@@ -63,7 +62,7 @@ impl Stage {
     }
 
     /// Starts a pod and gives it its link. It goes on by itself; [`Stage::next_event`] tells how.
-    pub(super) async fn start(&mut self, spec: &PodSpec, about: PodState) -> anyhow::Result<()> {
+    pub(super) async fn start(&mut self, spec: &PodSpec) -> anyhow::Result<()> {
         let log = std::fs::File::create(self.logs.join(format!("{}.pod.log", spec.name)))?;
         let mut child = Command::new(&self.program)
             .arg("demo-pod")
@@ -83,7 +82,9 @@ impl Stage {
             .await
             .unwrap_or_else(|_| bail!("no network namespace after {LINK_WITHIN:?}"))
             .with_context(|| format!("pod {} cannot be started", spec.name))?;
-        self.state.pods.push(PodState { pid, ..about });
+        if let Some(pod) = self.state.pods.iter_mut().find(|pod| pod.name == spec.name) {
+            pod.pid = pid;
+        }
         let (name, speaker) = (spec.name.clone(), self.speaker.clone());
         tokio::spawn(async move {
             let _open = input;
@@ -179,18 +180,6 @@ impl Stage {
             pod.wait().await.ok();
         }
         self.init.wait().await.ok();
-    }
-}
-
-/// A pod for the state file, before it has a process.
-pub(super) fn about(name: &str, namespace: &str, workload: &str, meshed: bool, addresses: &[IpAddr]) -> PodState {
-    PodState {
-        name: name.to_owned(),
-        namespace: namespace.to_owned(),
-        workload: workload.to_owned(),
-        meshed,
-        addresses: addresses.to_vec(),
-        ..PodState::default()
     }
 }
 
