@@ -59,10 +59,12 @@ impl ControlPlane {
     pub(super) fn controller(&self) -> PodSpec {
         let args = [
             ("--directory", text(&self.manifests)),
-            ("--identity", upstream(IDENTITY_POD).addresses.remove(0)),
+            ("--identity-address", upstream(IDENTITY_POD).addresses.remove(0)),
             ("--token-file", text(&self.token)),
             ("--bundle-file", text(&self.bundle)),
-            ("--state-dir", text(&self.state)),
+            ("--state-directory", text(&self.state)),
+            ("--replica", CONTROLLER_POD.to_owned()),
+            ("--cluster", CLUSTER.to_owned()),
         ];
         self.pod(CONTROLLER_POD, 3, CONTROLLER, &args)
     }
@@ -125,5 +127,7 @@ fn text(path: &Path) -> String {
 pub(super) const IDENTITY_POD: &str = "identity";
 /// Pod of the controller.
 pub(super) const CONTROLLER_POD: &str = "controller";
+/// Name of the cluster, in labels.
+pub(super) const CLUSTER: &str = "demo";
 /// Directory of the manifests.
 pub(super) const MANIFESTS: &str = "manifests";

@@ -16,7 +16,7 @@ use crate::location::{ADMIN_SOCKET, PROXIES, PodState};
 use crate::output;
 
 use super::app::{self, AppSpec};
-use super::control_plane::{CONTROLLER_POD, ControlPlane, IDENTITY_POD, MANIFESTS, upstream};
+use super::control_plane::{CLUSTER, CONTROLLER_POD, ControlPlane, IDENTITY_POD, MANIFESTS, upstream};
 use super::directory::{BOUND_PROGRAMS, Directory};
 use super::manifests;
 use super::namespaces::{self, Rights};
@@ -258,7 +258,7 @@ impl Demo<'_> {
                 owner: member.workload.to_owned(),
                 app: member.app.to_owned(),
                 version: member.version.to_owned(),
-                cluster: "demo".to_owned(),
+                cluster: CLUSTER.to_owned(),
             },
             identity: upstream(IDENTITY_POD),
             controller: upstream(CONTROLLER_POD),
