@@ -59,10 +59,10 @@ impl ControlPlane {
     pub(super) fn controller(&self) -> PodSpec {
         let args = [
             ("--directory", text(&self.manifests)),
-            ("--identity-address", upstream(IDENTITY_POD).addresses.remove(0)),
+            ("--identity", upstream(IDENTITY_POD).addresses.remove(0)),
             ("--token-file", text(&self.token)),
             ("--bundle-file", text(&self.bundle)),
-            ("--state-directory", text(&self.state)),
+            ("--state-dir", text(&self.state)),
             ("--replica", CONTROLLER_POD.to_owned()),
             ("--cluster", CLUSTER.to_owned()),
         ];
