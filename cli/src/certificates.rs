@@ -24,9 +24,7 @@ pub struct Certificate {
 
 /// Runs the command.
 pub async fn run(transport: &impl Transport, args: &ProxyArgs, format: Format) -> anyhow::Result<()> {
-    let proxies = chosen(transport, args.proxy.as_deref()).await?;
-    let answers = transport::ask_json::<IdentityStatus>(transport, &proxies, "/identity").await;
-    let certificates: Vec<_> = answers.into_iter().map(certificate).collect();
+    let certificates = gather(transport, &chosen(transport, args.proxy.as_deref()).await?).await;
     output::print(&match format {
         Format::Json => output::json(&certificates),
         Format::Table => render(&certificates, crate::now_ms()),
@@ -36,6 +34,12 @@ pub async fn run(transport: &impl Transport, args: &ProxyArgs, format: Format) -
         "no proxy answered; see what is wrong with: meshctl check"
     );
     Ok(())
+}
+
+/// Asks `proxies` for their certificates.
+pub async fn gather(transport: &impl Transport, proxies: &[String]) -> Vec<Certificate> {
+    let answers = transport::ask_json::<IdentityStatus>(transport, proxies, "/identity").await;
+    answers.into_iter().map(certificate).collect()
 }
 
 /// The proxies to ask: the one named, or all.
@@ -55,7 +59,8 @@ fn certificate(answer: Answer<IdentityStatus>) -> Certificate {
     }
 }
 
-fn render(certificates: &[Certificate], now_ms: u64) -> String {
+/// The table, at a moment in milliseconds since 1970.
+pub fn render(certificates: &[Certificate], now_ms: u64) -> String {
     let mut table = Table::new(&["PROXY", "ID", ">EXPIRES IN", ">RENEWS IN", ">RENEWALS", "ANCHORS", "LAST ERROR"]);
     for Certificate { proxy, status, error } in certificates {
         let Some(status) = status else {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use proto::names;
 use serde::Serialize;
 
 use crate::output::Format;
@@ -102,7 +103,10 @@ impl Stat {
     pub fn new(by: By, pods: &[Pod], traffic: &Traffic) -> Self {
         let mut sums: BTreeMap<(String, String), Figures> = BTreeMap::new();
         let mut meshed: BTreeMap<(String, String), (usize, usize)> = BTreeMap::new();
-        for pod in pods.iter().filter(|_| matches!(by, By::Workload | By::Namespace)) {
+        // The control plane speaks mesh TLS by itself: it has no proxies to count.
+        let counted =
+            |pod: &&Pod| matches!(by, By::Workload | By::Namespace) && pod.namespace != names::SYSTEM_NAMESPACE;
+        for pod in pods.iter().filter(counted) {
             let name = if by == By::Workload { pod.workload.clone() } else { String::new() };
             let key = (pod.namespace.clone(), name);
             let (answered, known) = meshed.entry(key.clone()).or_default();
@@ -222,7 +226,9 @@ mod tests {
 
     #[test]
     fn workloads_are_listed_with_and_without_traffic() {
-        let pods = [pod("reviews-v1-1", "reviews-v1"), pod("reviews-v1-2", "reviews-v1"), pod("cart-1", "cart")];
+        let control = Pod { namespace: names::SYSTEM_NAMESPACE.into(), meshed: false, ..pod("identity", "identity") };
+        let pods =
+            [control, pod("reviews-v1-1", "reviews-v1"), pod("reviews-v1-2", "reviews-v1"), pod("cart-1", "cart")];
         let stat = Stat::new(By::Workload, &pods, &traffic(&[("reviews-v1-1", SEEN), ("cart-1", "")]));
         assert_eq!(
             stat.render(),

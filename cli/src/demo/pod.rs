@@ -220,11 +220,12 @@ fn words(spec: &ProcessSpec) -> String {
     std::iter::once(name).chain(spec.args.iter().take(1).cloned()).collect::<Vec<_>>().join(" ")
 }
 
-/// The last line of the log: most often why a program ended.
+/// The last line of the log: most often why a program ended. Of a panic, what stands above its stack.
 fn last_words(spec: &ProcessSpec) -> String {
     let text = std::fs::read(&spec.log).unwrap_or_default();
     let end = &text[text.len().saturating_sub(4096)..];
     let text = String::from_utf8_lossy(end);
+    let text = text.split_once("\nstack backtrace:").map_or(&*text, |(above, _)| above);
     text.lines().rev().find(|line| !line.trim().is_empty()).map(|line| format!(": {line}")).unwrap_or_default()
 }
 

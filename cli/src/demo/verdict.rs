@@ -8,6 +8,7 @@ use proto::bootstrap::spiffe_id;
 use proto::names;
 use tokio::time::sleep;
 
+use crate::certificates;
 use crate::check::{self, Outcome};
 use crate::edges::{Edge, Edges};
 use crate::output;
@@ -34,8 +35,9 @@ pub(super) async fn once(directory: &Path, report: &Path) -> anyhow::Result<()> 
     let (stat, edges) = (Stat::new(By::Workload, &pods, &traffic), Edges::new(&traffic));
     let versions = Stat::new(By::Version, &pods, &traffic);
     let report = read(report)?;
+    let certificates = certificates::render(&certificates::gather(&transport, &proxies).await, crate::now_ms());
     output::print(&format!(
-        "\n$ meshctl check\n{}\n$ meshctl stat\n{}\n$ meshctl stat --by version\n{}\n$ meshctl edges\n{}\n",
+        "\n$ meshctl check\n{}\n$ meshctl identity\n{certificates}\n$ meshctl stat\n{}\n$ meshctl stat --by version\n{}\n$ meshctl edges\n{}\n",
         checks.render(),
         stat.render(),
         versions.render(),
