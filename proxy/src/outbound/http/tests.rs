@@ -334,3 +334,23 @@ async fn plaintext_to_a_strict_workload_is_told_why() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn heads_of_64_kib_pass_and_larger_than_the_limit_do_not() {
+    within(async {
+        let pair = Pair::new().await;
+        let mut client = call(&pair.client, pair.service).await;
+        let large = format!("GET / HTTP/1.1\r\nHost: web\r\nCookie: {}\r\n\r\n", "c".repeat(64 * 1024));
+        let (sent, app) = tokio::join!(client.write_all(large.as_bytes()), pair.app.accept());
+        sent.unwrap();
+        let mut app = app.unwrap().0;
+        assert!(read(&mut app, 0).await.len() > 64 * 1024);
+        send(&mut app, OK).await;
+        assert_eq!(read(&mut client, 2).await, OK);
+        let bomb = format!("GET / HTTP/1.1\r\nHost: web\r\nCookie: {}\r\n\r\n", "c".repeat(140 * 1024));
+        send(&mut client, &bomb).await;
+        let response = read_error(&mut client).await;
+        assert!(response.starts_with("HTTP/1.1 431") && response.contains("head_too_large"), "{response}");
+    })
+    .await;
+}

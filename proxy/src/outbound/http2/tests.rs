@@ -6,6 +6,7 @@ use std::time::Duration;
 use h2::{Reason as Code, SendStream, client, server};
 use http::{HeaderMap, Request, Response};
 use policy::{MutualTls, Protocol};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 
@@ -289,6 +290,67 @@ async fn rapid_reset_ends_that_connection_alone() {
         let response = good.send_request(grpc(), true).unwrap().0.await.unwrap();
         assert_eq!(response.status(), 200);
         assert!(failures(&pair.client).contains(&"protocol_error".to_owned()));
+    })
+    .await;
+}
+
+/// A frame: length, type, flags, stream.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// Sends bytes until the proxy ends the connection.
+async fn flood(pair: &Pair, first: &[u8], then: &[u8]) {
+    let mut tcp = call(&pair.client, pair.service).await;
+    tcp.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    tcp.write_all(&frame(4, 0, 0, &[])).await.unwrap();
+    tcp.write_all(first).await.unwrap();
+    let mut sent = 0;
+    while tcp.write_all(then).await.is_ok() {
+        sent += then.len();
+        assert!(sent < 64 * 1024 * 1024, "still open after {sent} bytes");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn floods_of_frames_end_that_connection_alone() {
+    const HEADERS: u8 = 1;
+    const CONTINUATION: u8 = 9;
+    within(async {
+        let pair = Rc::new(Pair::new().await);
+        pair.echo();
+        let mut good = pair.connect().await;
+        // A literal field of 16,000 bytes; never END_HEADERS (CVE-2024-27316).
+        let mut field = vec![0x00, 0x01, b'x', 0x7f, 0x81, 0x7c];
+        field.extend(vec![b'a'; 16_000]);
+        flood(&pair, &frame(HEADERS, 0, 1, &[]), &frame(CONTINUATION, 0, 1, &field)).await;
+        // Empty ones.
+        flood(&pair, &frame(HEADERS, 0, 1, &[]), &frame(CONTINUATION, 0, 1, &[]).repeat(100)).await;
+        let response = good.send_request(grpc(), true).unwrap().0.await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert!(failures(&pair.client).contains(&"protocol_error".to_owned()));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_header_bomb_is_refused_and_large_heads_pass() {
+    within(async {
+        let pair = Rc::new(Pair::new().await);
+        pair.echo();
+        let client = pair.connect().await;
+        for (size, status) in [(64 * 1024, 200), (200 * 1024, 431)] {
+            let mut request = grpc();
+            // HPACK's table makes each of these one byte on the wire after the first.
+            for _ in 0..size / 1024 {
+                request.headers_mut().append("x-bomb", "b".repeat(1024 - 38).parse().unwrap());
+            }
+            let mut client = client.clone().ready().await.unwrap();
+            let response = client.send_request(request, true).unwrap().0.await.unwrap();
+            assert_eq!(response.status(), status, "{size}");
+        }
     })
     .await;
 }
