@@ -31,12 +31,12 @@ use picture::{FileError, Picture};
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
     /// It is not there, or not readable.
-    #[error("cannot read the directory {directory}: {source}")]
+    #[error("cannot read the directory {directory}: {cause}")]
     List {
         /// The directory.
         directory: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// Far too many files.
     #[error("{directory} holds more than {MAX_FILES} manifests")]
@@ -226,7 +226,7 @@ fn report(reader: &DirectoryReader, published: bool, readiness: &Readiness) {
 }
 
 fn list(directory: &Path) -> Result<Listing, DirectoryError> {
-    let failed = |source| DirectoryError::List { directory: directory.to_owned(), source };
+    let failed = |cause| DirectoryError::List { directory: directory.to_owned(), cause };
     let mut position = modified(&std::fs::metadata(directory).map_err(failed)?);
     let mut files = BTreeMap::new();
     for entry in std::fs::read_dir(directory).map_err(failed)? {

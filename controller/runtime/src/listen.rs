@@ -27,23 +27,23 @@ pub enum ListenError {
         address: SocketAddr,
     },
     /// Anything else.
-    #[error("{flag} {address}: cannot listen: {source}")]
+    #[error("{flag} {address}: cannot listen: {cause}")]
     Other {
         /// Flag that sets the address.
         flag: &'static str,
         /// The address.
         address: SocketAddr,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
 /// Listens on `address`; errors name the `flag` that sets it.
 pub async fn listen(flag: &'static str, address: SocketAddr) -> Result<TcpListener, ListenError> {
-    TcpListener::bind(address).await.map_err(|source| match source.kind() {
+    TcpListener::bind(address).await.map_err(|cause| match cause.kind() {
         io::ErrorKind::AddrInUse => ListenError::InUse { flag, address },
         io::ErrorKind::AddrNotAvailable => ListenError::NoSuchAddress { flag, address },
-        _ => ListenError::Other { flag, address, source },
+        _ => ListenError::Other { flag, address, cause },
     })
 }
 

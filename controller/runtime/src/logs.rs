@@ -27,12 +27,12 @@ pub enum LogFormat {
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The filter can't be parsed.
-    #[error("--log {filter:?} is not a log filter: {source}; write a level such as info, or info,controller=debug")]
+    #[error("--log {filter:?} is not a log filter: {cause}; write a level such as info, or info,controller=debug")]
     Filter {
         /// What was given.
         filter: String,
         /// What is wrong with it.
-        source: tracing_subscriber::filter::ParseError,
+        cause: tracing_subscriber::filter::ParseError,
     },
     /// Somebody else is already logging in this process.
     #[error("logging has already been started")]
@@ -44,7 +44,7 @@ impl LogArgs {
     pub fn start(&self) -> Result<(), LogError> {
         let filter = EnvFilter::builder()
             .parse(&self.log)
-            .map_err(|source| LogError::Filter { filter: self.log.clone(), source })?;
+            .map_err(|cause| LogError::Filter { filter: self.log.clone(), cause })?;
         let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
         let started = match self.log_format {
             LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),

@@ -294,4 +294,4 @@ const MAX_NAME: usize = 253;
 const MAX_REASON: usize = 200;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
