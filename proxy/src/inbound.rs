@@ -206,7 +206,7 @@ async fn plaintext(
             Box::pin(http::serve(worker, client, caller, &port)).await;
             Ok(())
         }
-        Outcome::Protocol(detect::Protocol::Http2) => http2::serve(worker, client, caller, &port).await,
+        Outcome::Protocol(detect::Protocol::Http2) => Box::pin(http2::serve(worker, client, caller, &port)).await,
         Outcome::Protocol(detect::Protocol::Tls(_) | detect::Protocol::Bytes) | Outcome::Silent | Outcome::Closed => {
             tcp::forward(worker, client, caller, &port).await
         }
@@ -234,7 +234,7 @@ async fn mesh(
         MeshProtocol::Http2 => {
             let distrusted = worker.tls.until_distrusted(&worker.shared, client.inner().peer());
             tokio::select! {
-                served = http2::serve(worker, client, caller, port) => served,
+                served = Box::pin(http2::serve(worker, client, caller, port)) => served,
                 () = distrusted => Ok(()),
             }
         }

@@ -177,7 +177,7 @@ async fn as_first_bytes_say(
         }
         Outcome::Protocol(detect::Protocol::Http2) if !matches!(*destination.outbound, Outbound::Foreign) => {
             worker.verdicts.borrow_mut().forget(destination.address);
-            http2::serve(worker, client, destination).await
+            Box::pin(http2::serve(worker, client, destination)).await
         }
         Outcome::Protocol(detect::Protocol::Http1 | detect::Protocol::Http2) => {
             worker.verdicts.borrow_mut().forget(destination.address);

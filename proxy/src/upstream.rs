@@ -74,9 +74,22 @@ pub async fn connect(address: SocketAddr, mark: Option<u32>, limit: Duration) ->
     }
 }
 
-/// For a TCP connection where another endpoint could be tried instead.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a TCP connection to an endpoint may take when `tried` others failed before; `alone`: no other is left.
+///
+/// Inside a cluster an answer takes milliseconds: whoever says nothing for longer is probably gone, and the next
+/// endpoint is the better bet. The last one gets the time that a lost SYN and a far cluster need.
+pub fn patience(tried: usize, alone: bool) -> Duration {
+    match tried {
+        _ if alone => LAST_CONNECT_TIMEOUT,
+        0 => Duration::from_millis(150),
+        1 => Duration::from_secs(1),
+        _ => LAST_CONNECT_TIMEOUT,
+    }
+}
+
+/// Endpoints tried at most for one connection or request.
+pub const MOST_TRIES: usize = 3;
 /// For a TCP connection to the only address there is.
-pub const ONLY_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub const LAST_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the other side to dial its application.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);

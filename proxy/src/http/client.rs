@@ -19,7 +19,7 @@ use super::pool::Pool;
 use crate::Error;
 use crate::stream::Stream;
 use crate::tls::MeshProtocol;
-use crate::upstream::{self, CONNECT_TIMEOUT, ONLY_CONNECT_TIMEOUT};
+use crate::upstream;
 use crate::worker::Worker;
 
 /// Connections to endpoints.
@@ -56,15 +56,14 @@ impl Client {
         Some(Server { connection, endpoint: Rc::clone(endpoint), reused: true })
     }
 
-    /// A new connection. `alone`: there is no other endpoint to go to instead, so this one gets more time.
+    /// A new connection; `limit` is for TCP.
     pub async fn connect(
         &self,
         worker: &Rc<Worker>,
         endpoint: &Rc<Endpoint>,
         name: &ServerName<'static>,
-        alone: bool,
+        limit: Duration,
     ) -> Result<Server, Error> {
-        let limit = if alone { ONLY_CONNECT_TIMEOUT } else { CONNECT_TIMEOUT };
         let stream = Box::pin(upstream::dial(worker, endpoint, name, MeshProtocol::Http1, limit)).await?;
         Ok(Server { connection: Connection::new(stream), endpoint: Rc::clone(endpoint), reused: false })
     }
@@ -75,15 +74,14 @@ impl Client {
         self.keep_swept(worker);
     }
 
-    /// Room for a stream on an HTTP/2 connection.
+    /// Room for a stream on an HTTP/2 connection; `limit` is for TCP where a new one is made.
     pub async fn lease(
         &self,
         worker: &Rc<Worker>,
         endpoint: &Rc<Endpoint>,
         name: &ServerName<'static>,
-        alone: bool,
+        limit: Duration,
     ) -> Result<Lease, Error> {
-        let limit = if alone { ONLY_CONNECT_TIMEOUT } else { CONNECT_TIMEOUT };
         let max_head = super::h2::max_head(worker.shared.config.bootstrap.max_head_bytes);
         self.keep_swept(worker);
         let links = self.links(endpoint, max_head);

@@ -30,6 +30,7 @@ use crate::net::copy;
 use crate::net::prefixed::Prefixed;
 use crate::stream::Stream;
 use crate::telemetry::RequestOutcome;
+use crate::upstream::{MOST_TRIES, patience};
 use crate::worker::Worker;
 
 /// Serves a connection of the application that speaks HTTP/1.
@@ -199,7 +200,7 @@ impl<'w> Lane<'w> {
             return Err(Failure::last(Error::Internal("a backend without a name was chosen")));
         };
         let alone = !backend.has_other(self.address.is_ipv6(), tried.len());
-        let connecting = client.connect(self.worker, &member.endpoint, name, alone);
+        let connecting = client.connect(self.worker, &member.endpoint, name, patience(tried.len(), alone));
         match limit.within(connecting).await {
             Ok(Ok(server)) => {
                 member.load.connected();
@@ -330,9 +331,6 @@ async fn tunnel(client: Connection<Stream>, server: Connection<Stream>) {
 pub fn into_pipe(mut connection: Connection<Stream>) -> Prefixed<Stream> {
     Prefixed::new(connection.input.take_all(), connection.io)
 }
-
-/// The first endpoint, and others where it never reached an application.
-const MOST_TRIES: usize = 3;
 
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -25,6 +26,7 @@ use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::respond;
 use crate::net::prefixed::Prefixed;
 use crate::telemetry::RequestOutcome;
+use crate::upstream::{MOST_TRIES, patience};
 use crate::worker::Worker;
 
 /// Serves a connection of the application that speaks HTTP/2.
@@ -110,7 +112,7 @@ async fn forward(
         };
         let alone = !backend.has_other(address.is_ipv6(), tried.len());
         let go = Try { rule, backend, member: &member, limit: rule.limit(record.start, now) };
-        let lease = match connect(worker, &go, alone).await {
+        let lease = match connect(worker, &go, patience(tried.len(), alone)).await {
             Ok(lease) => lease,
             Err(error) if error.retryable() && attempt < MOST_TRIES => {
                 record.retried();
@@ -138,11 +140,11 @@ async fn forward(
     Err(last.unwrap_or(Error::Internal("no try was made")))
 }
 
-async fn connect(worker: &Rc<Worker>, go: &Try<'_>, alone: bool) -> Result<Lease, Error> {
+async fn connect(worker: &Rc<Worker>, go: &Try<'_>, patience: Duration) -> Result<Lease, Error> {
     let Some(name) = go.backend.server_name() else {
         return Err(Error::Internal("a backend without a name was chosen"));
     };
-    let leased = go.limit.within(worker.http.lease(worker, &go.member.endpoint, name, alone)).await?;
+    let leased = go.limit.within(worker.http.lease(worker, &go.member.endpoint, name, patience)).await?;
     match leased {
         Ok(lease) => {
             go.member.load.connected();
@@ -223,9 +225,6 @@ fn copy_of(request: &http::Request<()>) -> http::Request<()> {
     *copy.headers_mut() = request.headers().clone();
     copy
 }
-
-/// The first endpoint, and others where it never reached an application.
-const MOST_TRIES: usize = 3;
 
 #[cfg(test)]
 mod tests;

@@ -17,7 +17,7 @@ use crate::stream::{Stream, reset_on_drop};
 use crate::telemetry::labels::{EdgeLabels, PeerLabels, Reporter, SecurityPolicy, ServiceLabels};
 use crate::telemetry::series::OpenTcp;
 use crate::tls::MeshProtocol;
-use crate::upstream::{self, CONNECT_TIMEOUT, ONLY_CONNECT_TIMEOUT};
+use crate::upstream::{self, LAST_CONNECT_TIMEOUT, MOST_TRIES, patience};
 use crate::worker::Worker;
 
 /// A connection to whoever serves.
@@ -60,7 +60,7 @@ pub async fn dial(worker: &Rc<Worker>, destination: &Destination) -> Result<Dial
         }
         Outbound::Workload(endpoint) => {
             let name = ServerName::from(endpoint.address.ip());
-            let stream = upstream::dial(worker, endpoint, &name, MeshProtocol::Tcp, ONLY_CONNECT_TIMEOUT).await?;
+            let stream = upstream::dial(worker, endpoint, &name, MeshProtocol::Tcp, LAST_CONNECT_TIMEOUT).await?;
             let edge = Edge { open: open(worker, endpoint, None, &stream), _in_flight: None };
             Ok(Dialled { stream, edge })
         }
@@ -89,7 +89,7 @@ async fn balanced(worker: &Rc<Worker>, destination: &Destination, id: &ServicePo
     let mut last = None;
     while tried.len() < MOST_TRIES {
         let Some(member) = backend.choose(ipv6, &tried, Instant::now()) else { break };
-        let limit = if backend.count(ipv6) > tried.len() + 1 { CONNECT_TIMEOUT } else { ONLY_CONNECT_TIMEOUT };
+        let limit = patience(tried.len(), backend.count(ipv6) <= tried.len() + 1);
         let in_flight = member.load.start();
         match upstream::dial(worker, &member.endpoint, &backend.server_name, MeshProtocol::Tcp, limit).await {
             Ok(stream) => {
@@ -160,8 +160,6 @@ pub fn service_labels(id: &ServicePort) -> ServiceLabels {
     }
 }
 
-/// Endpoints tried for one connection.
-const MOST_TRIES: usize = 3;
 /// Out in the world things take longer; the client has timeouts of its own.
 const FOREIGN_CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 /// Istio's name for what passes through.

@@ -138,6 +138,45 @@ async fn an_app_that_refuses_has_another_endpoint_tried() {
     .await;
 }
 
+/// A listener whose backlog is full does not answer a SYN, like an address that nobody has any more.
+async fn silent_address() -> (socket2::Socket, Vec<TcpStream>, SocketAddr) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let mut filling = Vec::new();
+    while let Ok(stream) = timeout(Duration::from_millis(300), TcpStream::connect(address)).await {
+        filling.push(stream.unwrap());
+    }
+    (socket, filling, address)
+}
+
+#[tokio::test]
+async fn an_endpoint_that_does_not_answer_costs_little() {
+    within(async {
+        let pair = Pair::new(Protocol::Tcp).await;
+        let (_socket, _filling, silent) = silent_address().await;
+        let endpoints = vec![endpoint(silent, Some("web")), pair.endpoint.clone()];
+        put_service(&pair.client, pair.service, Protocol::Tcp, endpoints);
+        spawn_local(async move {
+            loop {
+                let (mut app, _) = pair.app.accept().await.unwrap();
+                app.write_all(b"here").await.unwrap();
+            }
+        });
+        let start = Instant::now();
+        for _ in 0..8 {
+            let mut client = call(&pair.client, pair.service).await;
+            assert_eq!(read_all(&mut client).await, b"here");
+        }
+        // One wait of 150 ms, then the other endpoint goes first.
+        let waited = Instant::now() - start;
+        assert!(waited < Duration::from_secs(1), "{waited:?}");
+        assert!(failures(&pair.client).is_empty());
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_peer_that_is_somebody_else_is_refused() {
     within(async {
