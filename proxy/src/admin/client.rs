@@ -44,22 +44,24 @@ pub fn drain(admin_port: u16) -> Result<(), CallError> {
     }
 }
 
-/// Returns once the proxy is ready. `tell` hears why it is not yet, each time the reason changes.
+/// Returns once the proxy is ready. `tell` hears why it is not yet, when the reason changes, but not all the time.
 pub fn wait(health_port: u16, limit: Duration, mut tell: impl FnMut(&str)) -> Result<(), CallError> {
     let began = Instant::now();
-    let mut told = String::new();
+    let (mut told, mut tell_again) = (String::new(), began);
     loop {
         let reason = match call(loopback(health_port), "GET", "/ready") {
             Ok((200, _)) => return Ok(()),
             Ok((_, body)) => body.trim().replace('\n', "; "),
             Err(error) => error.to_string(),
         };
-        if reason != told {
+        let now = Instant::now();
+        if reason != told && now >= tell_again {
             tell(&reason);
-            told = reason;
+            tell_again = now + BETWEEN_WORDS;
+            told.clone_from(&reason);
         }
-        if began.elapsed() >= limit {
-            return Err(CallError::NotReady { after: limit, reason: told });
+        if now - began >= limit {
+            return Err(CallError::NotReady { after: limit, reason });
         }
         std::thread::sleep(BETWEEN);
     }
@@ -96,5 +98,6 @@ fn loopback(port: u16) -> SocketAddr {
 }
 
 const PATIENCE: Duration = Duration::from_secs(5);
+const BETWEEN_WORDS: Duration = Duration::from_secs(5);
 const BETWEEN: Duration = Duration::from_millis(50);
 const LARGEST: u64 = 64 * 1024;

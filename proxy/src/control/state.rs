@@ -106,12 +106,11 @@ impl ControlState {
         controller.clone_into(&mut affairs.controller);
     }
 
-    /// The stream ended, or none came about. False where the same was said before.
+    /// The stream ended, or none came about. Says whether there was one.
     pub(crate) fn disconnected(&self, error: &str) -> bool {
         let mut affairs = self.0.lock();
-        let was_connected = std::mem::take(&mut affairs.connected);
-        let before = affairs.last_error.replace(error.to_owned());
-        was_connected || before.as_deref() != Some(error)
+        affairs.last_error = Some(error.to_owned());
+        std::mem::take(&mut affairs.connected)
     }
 
     /// A controller said how far it is, and that its own sources were live `age` ago.

@@ -82,12 +82,14 @@ impl StreamClient {
     /// Never returns; the caller stops it by dropping it.
     pub(crate) async fn run(mut self) {
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
-        let mut behind_since = None;
+        let (mut behind_since, mut say_again_at) = (None, Instant::now());
         loop {
             let ended = self.one_stream(&mut backoff, &mut behind_since).await;
             let reason = ended.to_string();
-            // Once, not at every try.
-            if self.state.disconnected(&reason) {
+            let now = Instant::now();
+            // Not at every try.
+            if self.state.disconnected(&reason) || now >= say_again_at {
+                say_again_at = now + SAY_AGAIN;
                 tracing::warn!(reason, "no discovery stream; what is known stays in force");
             } else {
                 tracing::debug!(reason, "no discovery stream still");
@@ -271,6 +273,7 @@ const OPEN: Duration = Duration::from_secs(5);
 pub(crate) const SILENCE: Duration = Duration::from_secs(3 * names::HEARTBEAT_SECONDS);
 /// Sources of a controller older than this are a reason to look for another.
 const STALE: Duration = Duration::from_secs(30);
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 const FAILED_FOR: Duration = Duration::from_secs(5);
 const DISAPPOINTED_FOR: Duration = Duration::from_secs(60);
 const MARK_PATIENCE: Duration = Duration::from_secs(600);
