@@ -152,7 +152,7 @@ const CUT: &str = "it ends too early";
 const LARGEST: u64 = 64 * 1024 * 1024;
 const EVERY: Duration = Duration::from_secs(1);
 /// How often the time at which the picture was live is brought up to date though no value changed.
-const REFRESH: Duration = Duration::from_secs(60);
+const REFRESH: Duration = Duration::from_secs(15);
 
 #[cfg(test)]
 mod tests {
