@@ -41,7 +41,7 @@ fn overheard(pair: &Pair) -> Result<(), String> {
     let captured = eventually(Duration::from_secs(10), || {
         streams = read(&std::fs::read(&file).unwrap_or_default());
         // Both directions, both families, with more than the start of a handshake.
-        let full = streams.iter().filter(|((_, from, to), bytes)| (*from == 8080 || *to == 8080) && bytes.len() > 300);
+        let full = streams.iter().filter(|((_, from, to), bytes)| (*from == 8080 || *to == 8080) && bytes.len() > 100);
         full.count() >= 4
     });
     captured.unwrap();

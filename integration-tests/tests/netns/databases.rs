@@ -9,7 +9,7 @@ use super::pair::{Pair, said};
 #[test]
 fn redis() {
     let pair = Pair::new(6379, None);
-    let _server = pair.serve(&["redis-server", "--bind", "*", "--protected-mode", "no", "--save", ""], 6379);
+    let _server = pair.serve(&["redis-server", "--bind", "*", "-::*", "--protected-mode", "no", "--save", ""], 6379);
     for addr in pair.service {
         let [host, port] = [addr.ip().to_string(), addr.port().to_string()];
         let cli = ["redis-cli", "-h", &host, "-p", &port];

@@ -91,10 +91,11 @@ fn the_unmeshed_reach_the_meshed_and_the_other_way_round() {
     integration_tests::mesh::manifests::write(&pair.mesh.manifests(0), "workload-plain", &workload).unwrap();
     let [plain_service, _] = service(&pair.mesh, "plain", 2, 8080, None);
 
+    pair.wait_for_objects(5);
+
     let inward = curl(&plain, &[&format!("http://{}", pair.direct(8080)[0])]);
     assert!(inward.contains("x-served-by: server"), "{inward}");
-    let retry = ["--retry", "20", "--retry-delay", "1", "--retry-all-errors", &format!("http://{plain_service}")];
-    let outward = curl(&pair.client, &retry);
+    let outward = curl(&pair.client, &[&format!("http://{plain_service}")]);
     assert!(outward.contains("x-served-by: plain"), "{outward}");
     let labels = ["connection_security_policy=\"none\"", "reporter=\"destination\""];
     let plaintext = pair.server.metric("istio_requests_total", &labels).unwrap();

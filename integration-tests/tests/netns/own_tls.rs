@@ -11,7 +11,7 @@ fn the_apps_own_tls_is_end_to_end() {
     words.extend(options.split(' '));
     words.extend(["-addext", "subjectAltName=DNS:app.test", "-keyout", &key, "-out", &certificate]);
     said(&pair.server, &words);
-    let serve = ["openssl", "s_server", "-www", "-accept", "[::]:8443", "-key", &key, "-cert", &certificate];
+    let serve = ["openssl", "s_server", "-www", "-accept", "8443", "-key", &key, "-cert", &certificate];
     let _server = pair.serve(&serve, 8443);
     for addr in pair.service.into_iter().chain(pair.direct(8443)) {
         let (ip, port) = (addr.ip(), addr.port());

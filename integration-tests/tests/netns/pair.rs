@@ -29,6 +29,7 @@ impl Pair {
         for pod in [&pair.client, &pair.server] {
             wait_for_ipv6(pod);
         }
+        pair.wait_for_objects(3);
         pair
     }
 
@@ -52,6 +53,12 @@ impl Pair {
     /// A file of the test's own.
     pub(super) fn file(&self, name: &str) -> PathBuf {
         self.mesh.path().join(name)
+    }
+
+    /// Waits until the controller has read that many manifests. Before, a Service may pass for a stranger's address.
+    pub(super) fn wait_for_objects(&self, count: usize) {
+        let controller = self.mesh.controllers[0].as_ref().unwrap();
+        controller.wait_for_output(&format!("facts in force objects={count} "), START).unwrap();
     }
 
     /// Starts a program in the server's pod, and returns when it listens on the port.
