@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use proto::bootstrap::{Bootstrap, Ports, Upstream, Workload, spiffe_id};
 use proto::names;
 
@@ -120,9 +120,10 @@ impl Mesh {
             "--bundle-out",
             &path("bundle.pem"),
         ];
-        let process = self.control_program(IDENTITY, IDENTITY, &arguments)?;
+        let mut process = self.control_program(IDENTITY, IDENTITY, &arguments)?;
+        self.wait_ready(IDENTITY_HEALTH_PORT, &mut process)?;
         self.identity = Some(process);
-        self.wait_ready(IDENTITY_HEALTH_PORT, IDENTITY)
+        Ok(())
     }
 
     /// Starts a controller and waits until it is ready.
@@ -154,8 +155,10 @@ impl Mesh {
             &state,
         ];
         let name = format!("{CONTROLLER}-{number}");
-        self.controllers[number] = Some(self.control_program(CONTROLLER, &name, &arguments)?);
-        self.wait_ready(health_port, &name)
+        let mut process = self.control_program(CONTROLLER, &name, &arguments)?;
+        self.wait_ready(health_port, &mut process)?;
+        self.controllers[number] = Some(process);
+        Ok(())
     }
 
     /// Makes a pod in the mesh: writes its workload for every controller, starts its proxy, waits until that is ready.
@@ -213,11 +216,14 @@ impl Mesh {
         Process::start(self.node.namespace(), User::Root, &self.program(program), arguments, &[], &log)
     }
 
-    fn wait_ready(&self, port: u16, name: &str) -> anyhow::Result<()> {
-        let log = self.path().join("logs").join(format!("{name}.log"));
+    fn wait_ready(&self, port: u16, process: &mut Process) -> anyhow::Result<()> {
         let url = format!("http://{}:{port}/ready", network::GATEWAY);
-        eventually(Duration::from_secs(20), || self.node.namespace().run("curl", &["-sfo", "/dev/null", &url]).is_ok())
-            .with_context(|| format!("{name} does not become ready:\n{}", fs::read_to_string(&log).unwrap_or_default()))
+        let ready = || self.node.namespace().run("curl", &["-sfo", "/dev/null", &url]).is_ok();
+        let waited = eventually(Duration::from_secs(20), || ready() || !process.is_running());
+        if waited.is_err() || !process.is_running() {
+            bail!("not ready: {}", process.output()?);
+        }
+        Ok(())
     }
 
     fn program(&self, name: &str) -> String {
@@ -271,14 +277,14 @@ impl Mesh {
 impl Pod {
     /// Starts the proxy and waits until it can serve.
     pub fn start_proxy(&mut self) -> anyhow::Result<()> {
-        self.proxy = Some(self.run(PROXY, User::Proxy, &[], "proxy")?);
-        self.wait_ready()
-    }
-
-    /// Waits until the proxy says that it can serve.
-    pub fn wait_ready(&self) -> anyhow::Result<()> {
-        eventually(Duration::from_secs(20), || self.admin("/ready").is_ok())
-            .with_context(|| format!("the proxy of {} does not become ready:\n{}", self.name, self.log("proxy")))
+        let mut proxy = self.run(PROXY, User::Proxy, &[], "proxy")?;
+        let ready = || self.admin("/ready").is_ok();
+        let waited = eventually(Duration::from_secs(20), || ready() || !proxy.is_running());
+        if waited.is_err() || !proxy.is_running() {
+            bail!("the proxy of {} does not become ready:\n{}", self.name, proxy.output()?);
+        }
+        self.proxy = Some(proxy);
+        Ok(())
     }
 
     /// Starts one of the mesh's programs, or `traffic`, in this pod.
