@@ -140,7 +140,8 @@ impl<'w> Desk<'w> {
         }
     }
 
-    /// Sends the request to the application; once more where its connection had ended unnoticed.
+    /// Sends the request to the application; once more where its connection had ended unnoticed, or ends before it answers:
+    /// an application that closes its listener resets what still waits there to be accepted.
     async fn forward(
         &mut self,
         client: &mut Connection<Stream>,
@@ -148,6 +149,7 @@ impl<'w> Desk<'w> {
         record: &mut Record,
     ) -> Result<Finished, Error> {
         let mut reused = self.app.as_mut().is_some_and(|app| is_quiet(&mut app.io));
+        let mut again = is_idempotent(&request.head);
         loop {
             if !reused {
                 self.app = None;
@@ -156,8 +158,8 @@ impl<'w> Desk<'w> {
             let app = self.app.as_mut().ok_or(Error::Internal("no connection to the application"))?;
             let (exchange, mut response) = match Exchange::send(client, app, request, &self.limits).await {
                 Ok(answered) => answered,
-                Err(ExchangeError::ServerClosed { replayable: true, .. }) if reused && is_idempotent(&request.head) => {
-                    reused = false;
+                Err(ExchangeError::ServerClosed { replayable: true, .. }) if again => {
+                    (reused, again) = (false, false);
                     continue;
                 }
                 Err(failed) => return Err(self.cause_of(&failed)),
