@@ -124,7 +124,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
         write("a.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec:\n  ports:\n  - port: 0\n");
-        write("b.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: b}\nspec: {selector: {a: b}, ports: [{port: 80}]}\n");
+        write(
+            "b.yaml",
+            "apiVersion: v1\nkind: Service\nmetadata: {name: b}\nspec: {selector: {a: b}, ports: [{port: 80}]}\n",
+        );
         write(
             "c.yaml",
             "# route\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: c}\nspec:\n  parentRefs: [{group: '', kind: Service, name: b, port: 81}]\n  rules: [{backendRefs: [{name: d, port: 80}]}]\n",

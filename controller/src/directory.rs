@@ -148,9 +148,10 @@ impl DirectoryReader {
 
     fn texts(&self, listing: &Listing) -> BTreeMap<String, Result<String, String>> {
         let before = self.read.as_ref();
-        let changed = listing.files.iter().filter(|(name, stamp)| {
-            before.and_then(|before| before.files.get(*name)) != Some(*stamp)
-        });
+        let changed = listing
+            .files
+            .iter()
+            .filter(|(name, stamp)| before.and_then(|before| before.files.get(*name)) != Some(*stamp));
         changed.map(|(name, _)| (name.clone(), read(&self.directory.join(name)))).collect()
     }
 }

@@ -53,9 +53,17 @@ impl Metrics {
         mesh.register("acknowledged", "Versions proxies put in force", it.acknowledged.clone());
         mesh.register("rejected", "Versions proxies refused", it.rejected.clone());
         mesh.register("goodbyes", "Streams ended or not let in by this replica", it.goodbyes.clone());
-        mesh.register("streams_behind", "Streams whose proxy has seen newer facts than this replica", it.behind.clone());
+        mesh.register(
+            "streams_behind",
+            "Streams whose proxy has seen newer facts than this replica",
+            it.behind.clone(),
+        );
         mesh.register("objects", "Objects in force", it.objects.clone());
-        mesh.register("broken_files", "Files that cannot be used; their last good content stays", it.broken_files.clone());
+        mesh.register(
+            "broken_files",
+            "Files that cannot be used; their last good content stays",
+            it.broken_files.clone(),
+        );
         mesh.register("changes", "Changes of facts put in force", it.changes.clone());
         mesh.register("source_age_seconds", "Since the sources were last known to be live", it.source_age.clone());
         it

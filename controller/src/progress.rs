@@ -28,7 +28,8 @@ impl Progress {
 
     /// Whether any watch both name is at a lower position here than in `mark`.
     pub fn is_behind(&self, mark: &Self) -> bool {
-        let shared = self.positions.iter().filter_map(|(watch, own)| mark.positions.get(watch).map(|other| (own, other)));
+        let shared =
+            self.positions.iter().filter_map(|(watch, own)| mark.positions.get(watch).map(|other| (own, other)));
         shared.into_iter().any(|(own, other)| own < other)
     }
 

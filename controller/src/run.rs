@@ -48,7 +48,8 @@ pub async fn run(args: ServeArgs, shutdown: Shutdown) -> anyhow::Result<()> {
 
     let config = certificate_config(&args)?;
     let keeping = certificate::keep(config, tls.clone(), readiness.clone(), certificates, certify);
-    let following = directory::follow(DirectoryReader::new(&directory), hub.clone(), readiness.clone(), metrics.clone());
+    let following =
+        directory::follow(DirectoryReader::new(&directory), hub.clone(), readiness.clone(), metrics.clone());
     let background = [
         tokio::spawn(keeping),
         tokio::spawn(following),

@@ -53,7 +53,7 @@ struct Stream {
 }
 
 enum Message {
-    Update(wire::Update),
+    Update(Box<wire::Update>),
     Heartbeat(Progress),
 }
 
@@ -184,8 +184,7 @@ impl Proxy {
         if let Some(world) = &replica.world {
             session.observe(world);
         }
-        let mut stream =
-            Stream { replica: number, session, floor: self.mark.clone(), on_the_way: VecDeque::new() };
+        let mut stream = Stream { replica: number, session, floor: self.mark.clone(), on_the_way: VecDeque::new() };
         for service in self.wants.iter().filter(|service| !self.held.contains_key(service)) {
             stream.tell(subscribe(*service), replica.world.as_deref());
         }
@@ -210,7 +209,7 @@ impl Proxy {
     fn be_sent(&mut self, at_most: usize) {
         let Some(stream) = &mut self.stream else { return };
         let updates = std::iter::from_fn(|| stream.session.next_update()).take(at_most);
-        stream.on_the_way.extend(updates.map(Message::Update));
+        stream.on_the_way.extend(updates.map(|update| Message::Update(Box::new(update))));
     }
 
     fn read(&mut self, at_most: usize) {

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use policy::ServicePort;
-use proto::discovery as wire;
 use prost::Message;
+use proto::discovery as wire;
 use resolve::{Caller, Facts, Mesh};
 
 use crate::progress::Progress;
@@ -52,8 +52,11 @@ pub struct World {
     mesh: Arc<Mesh>,
     bundle: Option<Arc<str>>,
     progress: Progress,
-    values: Mutex<HashMap<(Key, Option<Caller>), Arc<Value>>>,
+    values: Mutex<Values>,
 }
+
+/// Only the answer about the own workload depends on who asks.
+type Values = HashMap<(Key, Option<Caller>), Arc<Value>>;
 
 impl World {
     /// The world these facts make.
@@ -78,7 +81,6 @@ impl World {
 
     /// The value of a key, for this caller.
     pub fn value(&self, key: &Key, caller: &Caller) -> Arc<Value> {
-        // Only the answer about the own workload depends on who asks.
         let shared = (key.clone(), (*key == Key::Inbound).then(|| caller.clone()));
         if let Some(value) = self.values.lock().get(&shared) {
             return value.clone();

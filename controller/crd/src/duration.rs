@@ -38,7 +38,8 @@ mod tests {
 
     #[test]
     fn as_the_proposal_has_it() {
-        let good = [("0s", 0), ("1h", 3_600_000), ("1m30s", 90_000), ("500ms", 500), ("1s1ms", 1001), ("10s10s", 20_000)];
+        let good =
+            [("0s", 0), ("1h", 3_600_000), ("1m30s", 90_000), ("500ms", 500), ("1s1ms", 1001), ("10s10s", 20_000)];
         for (text, expected) in good {
             assert_eq!(parse(text), Ok(expected), "{text}");
         }

@@ -73,7 +73,8 @@ pub fn documents(text: &str) -> Vec<Document<'_>> {
     let mut documents = Vec::new();
     let (mut start, mut first_line, mut offset) = (0, 1, 0);
     for (index, line) in text.split_inclusive('\n').enumerate() {
-        let separator = line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
+        let separator =
+            line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
         if separator && offset > start {
             documents.push(Document { line: first_line, text: &text[start..offset] });
             (start, first_line) = (offset, index + 1);
@@ -156,7 +157,8 @@ impl Known {
             }
         };
         object.map_err(|invalid| ManifestError {
-            line: locate(document.text, &invalid.field).map_or_else(|| first_content(document), |at| document.line + at),
+            line: locate(document.text, &invalid.field)
+                .map_or_else(|| first_content(document), |at| document.line + at),
             problem: invalid.to_string(),
         })
     }

@@ -6,9 +6,8 @@
 
 use gateway_api::apis::standard::httproutes::{
     HttpRoute as GatewayRoute, HttpRouteParentRefs, HttpRouteRules, HttpRouteRulesBackendRefs,
-    HttpRouteRulesBackendRefsFilters, HttpRouteRulesFilters, HttpRouteRulesMatches,
-    HttpRouteRulesMatchesHeadersType, HttpRouteRulesMatchesPath, HttpRouteRulesMatchesPathType,
-    HttpRouteRulesMatchesQueryParamsType,
+    HttpRouteRulesBackendRefsFilters, HttpRouteRulesFilters, HttpRouteRulesMatches, HttpRouteRulesMatchesHeadersType,
+    HttpRouteRulesMatchesPath, HttpRouteRulesMatchesPathType, HttpRouteRulesMatchesQueryParamsType,
 };
 use policy::ServicePort;
 use policy::route::{Filter, HeaderEdits, Match, PathMatch, Pattern, ValueMatch};
@@ -153,9 +152,9 @@ fn backend(
     let is_service = written.kind.as_deref().unwrap_or("Service") == "Service"
         && matches!(written.group.as_deref(), None | Some("" | "core"));
     let number = written.port.map(|number| port(&format!("{field}.port"), number)).transpose()?;
-    let service = number.filter(|_| is_service).map(|port| {
-        ServicePort::new(written.namespace.as_deref().unwrap_or(namespace), written.name.as_str(), port)
-    });
+    let service = number
+        .filter(|_| is_service)
+        .map(|port| ServicePort::new(written.namespace.as_deref().unwrap_or(namespace), written.name.as_str(), port));
     let weight = written.weight.unwrap_or(1);
     let weight = u32::try_from(weight).ok().filter(|weight| *weight <= MAX_WEIGHT).ok_or_else(|| {
         Invalid::new(format!("{field}.weight"), format!("{weight} is not a weight; write 0 to {MAX_WEIGHT}"))

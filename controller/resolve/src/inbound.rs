@@ -68,8 +68,7 @@ fn ports(facts: &Facts, workload: &Workload) -> Vec<InboundPort> {
     }
     for port in &workload.ports {
         let protocol = protocol::declared(None, &port.name);
-        let entry =
-            ports.entry(port.port).or_insert_with(|| InboundPort { port: port.port, protocol, service: None });
+        let entry = ports.entry(port.port).or_insert_with(|| InboundPort { port: port.port, protocol, service: None });
         if entry.protocol == Protocol::Undeclared {
             entry.protocol = protocol;
         }
@@ -80,9 +79,8 @@ fn ports(facts: &Facts, workload: &Workload) -> Vec<InboundPort> {
 /// Declared by the Service, else by the kind of a route attached to it.
 pub(crate) fn service_port_protocol(facts: &Facts, service: &Service, port: u16) -> Protocol {
     let declared = service.ports.iter().find(|written| written.port == port);
-    let declared = declared.map_or(Protocol::Undeclared, |written| {
-        protocol::declared(written.app_protocol.as_deref(), &written.name)
-    });
+    let declared = declared
+        .map_or(Protocol::Undeclared, |written| protocol::declared(written.app_protocol.as_deref(), &written.name));
     if declared == Protocol::Undeclared && crate::routes::has_routes(facts, service, port) {
         return Protocol::Http1;
     }

@@ -13,7 +13,8 @@ fn mesh() -> Mesh {
 }
 
 fn facts(text: &str) -> Facts {
-    let parsed = crd::manifest::documents(text).into_iter().flat_map(|document| crd::manifest::parse(document).unwrap());
+    let parsed =
+        crd::manifest::documents(text).into_iter().flat_map(|document| crd::manifest::parse(document).unwrap());
     Facts::new(parsed.filter_map(|one| match one {
         Parsed::Object(object, _) => Some(Arc::new(*object)),
         Parsed::Ignored { .. } => None,
@@ -42,9 +43,21 @@ fn shop() -> String {
     [
         service("cart", "10.96.0.7", "  - {port: 80, name: http, targetPort: web}\n  - {port: 90, targetPort: 9000}\n"),
         service("cart-v2", "10.96.0.8", "  - {port: 80, targetPort: 8081}\n"),
-        workload("cart-1", "app: cart, version: v1", "{addresses: [10.1.0.3], serviceAccount: cart, ports: [{name: web, port: 8080}]}"),
-        workload("cart-2", "app: cart, version: v1", "{addresses: [fd00::2, 10.1.0.2], zone: a, ports: [{name: web, port: 8088}]}"),
-        workload("cart-3", "app: cart, version: v1", "{addresses: [10.1.0.4], terminating: true, serviceAccount: cart}"),
+        workload(
+            "cart-1",
+            "app: cart, version: v1",
+            "{addresses: [10.1.0.3], serviceAccount: cart, ports: [{name: web, port: 8080}]}",
+        ),
+        workload(
+            "cart-2",
+            "app: cart, version: v1",
+            "{addresses: [fd00::2, 10.1.0.2], zone: a, ports: [{name: web, port: 8088}]}",
+        ),
+        workload(
+            "cart-3",
+            "app: cart, version: v1",
+            "{addresses: [10.1.0.4], terminating: true, serviceAccount: cart}",
+        ),
         workload("other-1", "app: other", "{addresses: [10.1.0.9], serviceAccount: other}"),
     ]
     .concat()
@@ -125,9 +138,18 @@ fn rules_stand_in_gateway_apis_order() {
 fn equal_matches_go_to_the_older_route_then_by_name() {
     let backend = "  - backendRefs: [{name: cart, port: 80}]\n";
     let dated = |name: &str, date: &str| {
-        route(name, "name: cart", backend).replace("namespace: shop}", &format!("namespace: shop, creationTimestamp: '{date}'}}"))
+        route(name, "name: cart", backend)
+            .replace("namespace: shop}", &format!("namespace: shop, creationTimestamp: '{date}'}}"))
     };
-    let facts = facts(&[shop(), dated("a", "2026-01-02T00:00:00Z"), dated("c", "2026-01-01T00:00:00Z"), dated("b", "2026-01-01T00:00:00Z")].concat());
+    let facts = facts(
+        &[
+            shop(),
+            dated("a", "2026-01-02T00:00:00Z"),
+            dated("c", "2026-01-01T00:00:00Z"),
+            dated("b", "2026-01-01T00:00:00Z"),
+        ]
+        .concat(),
+    );
     let found: Vec<String> = rules(&facts, "10.96.0.7:80").into_iter().map(|(name, _)| name).collect();
     assert_eq!(found, ["shop/b", "shop/c", "shop/a"]);
 }
@@ -151,8 +173,12 @@ fn weights_missing_backends_and_unsupported_filters() {
 #[test]
 fn routes_of_other_namespaces_and_parents_do_not_count() {
     let backend = "  - backendRefs: [{name: cart, port: 80}]\n";
-    let consumer = route("consumer", "name: cart, namespace: shop", backend).replace("namespace: shop}\nspec", "namespace: web}\nspec");
-    let gateway = route("gateway", "name: cart", backend).replace("group: '', kind: Service", "name: gw, kind: Gateway").replace("name: cart}]\n  rules", "port: 80}]\n  rules").replace(", name: cart}", "}");
+    let consumer = route("consumer", "name: cart, namespace: shop", backend)
+        .replace("namespace: shop}\nspec", "namespace: web}\nspec");
+    let gateway = route("gateway", "name: cart", backend)
+        .replace("group: '', kind: Service", "name: gw, kind: Gateway")
+        .replace("name: cart}]\n  rules", "port: 80}]\n  rules")
+        .replace(", name: cart}", "}");
     let facts = facts(&[shop(), consumer, gateway].concat());
     assert!(rules(&facts, "10.96.0.7:80").is_empty());
 }
@@ -176,7 +202,8 @@ fn a_proxy_learns_its_own_workload_only() {
     };
     let own = inbound(&facts, &mesh(), &caller("cart", "10.1.0.3")).unwrap();
     assert_eq!((own.workload.as_str(), own.app.as_str(), own.cluster.as_str()), ("cart-1", "cart", "demo"));
-    let ports: Vec<_> = own.ports.iter().map(|port| (port.port, port.protocol, port.service.as_ref().unwrap().port)).collect();
+    let ports: Vec<_> =
+        own.ports.iter().map(|port| (port.port, port.protocol, port.service.as_ref().unwrap().port)).collect();
     assert_eq!(ports, [(8080, Protocol::Http1, 80), (9000, Protocol::Undeclared, 90)]);
     assert!(inbound(&facts, &mesh(), &caller("other", "10.1.0.3")).is_none(), "another's address");
     assert!(inbound(&facts, &mesh(), &caller("cart", "10.1.0.9")).is_none(), "another's account");

@@ -86,9 +86,9 @@ impl Picture {
 
     /// Everything in force with file and line.
     pub fn located(&self) -> impl Iterator<Item = (&str, usize, &Arc<Object>)> {
-        self.files.iter().flat_map(|(name, file)| {
-            file.good.iter().map(move |(object, line)| (name.as_str(), *line, object))
-        })
+        self.files
+            .iter()
+            .flat_map(|(name, file)| file.good.iter().map(move |(object, line)| (name.as_str(), *line, object)))
     }
 
     /// What is wrong with the files that can't be used.
@@ -132,7 +132,8 @@ impl Picture {
         let mut owners: HashMap<ObjectId, (String, usize)> = HashMap::new();
         // Files whose content stays come first, so that nobody takes their objects away.
         let stays = |file: &File| !matches!(&file.latest, Ok(latest) if !Arc::ptr_eq(latest, &file.good));
-        let mut names: Vec<(bool, String)> = self.files.iter().map(|(name, file)| (!stays(file), name.clone())).collect();
+        let mut names: Vec<(bool, String)> =
+            self.files.iter().map(|(name, file)| (!stays(file), name.clone())).collect();
         names.sort_unstable();
         let mut new = Vec::new();
         for (_, name) in names {

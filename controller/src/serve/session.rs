@@ -92,8 +92,7 @@ impl Session {
         let mut addresses = addresses.collect::<Result<Vec<_>, _>>()?;
         addresses.sort_unstable();
         addresses.dedup();
-        let caller =
-            Caller { namespace: namespace.to_owned(), service_account: service_account.to_owned(), addresses };
+        let caller = Caller { namespace: namespace.to_owned(), service_account: service_account.to_owned(), addresses };
         let mut session = Self {
             caller,
             mark: Progress::from_wire(hello.mark),
@@ -278,7 +277,8 @@ fn wire_key(key: &Key) -> wire::Key {
 }
 
 fn ip(bytes: &[u8]) -> Result<IpAddr, ProtocolViolation> {
-    let address = <[u8; 4]>::try_from(bytes).map(IpAddr::from).or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from));
+    let address =
+        <[u8; 4]>::try_from(bytes).map(IpAddr::from).or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from));
     address.map_err(|_| ProtocolViolation::Malformed("an address has neither 4 nor 16 bytes"))
 }
 

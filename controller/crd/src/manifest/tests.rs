@@ -13,7 +13,10 @@ fn read(text: &str) -> Result<Vec<Parsed>, ManifestError> {
 
 fn objects(text: &str) -> Vec<Object> {
     let parsed = read(text).unwrap();
-    parsed.into_iter().filter_map(|one| if let Parsed::Object(object, _) = one { Some(*object) } else { None }).collect()
+    parsed
+        .into_iter()
+        .filter_map(|one| if let Parsed::Object(object, _) = one { Some(*object) } else { None })
+        .collect()
 }
 
 const SHOP: &str = "# A shop.

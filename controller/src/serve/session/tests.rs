@@ -43,7 +43,12 @@ pub(crate) fn mesh() -> Mesh {
 }
 
 pub(crate) fn world(position: u64, endpoints: &[u8]) -> World {
-    World::new(Arc::new(facts(endpoints)), Arc::new(mesh()), Some("anchors".into()), Progress::of("directory", position))
+    World::new(
+        Arc::new(facts(endpoints)),
+        Arc::new(mesh()),
+        Some("anchors".into()),
+        Progress::of("directory", position),
+    )
 }
 
 pub(crate) fn web() -> Key {
@@ -99,7 +104,8 @@ fn what_is_held_is_answered_only_if_it_differs() {
     let now = world(5, &[1]);
     let held = |key: &Key, hash: &[u8]| wire::Held { key: Some(wire_key(key)), hash: hash.to_vec().into() };
     let settings = now.value(&Key::Settings, &caller).hash;
-    let mut session = session(5, vec![held(&Key::Settings, &settings), held(&Key::Bundle, b"old"), held(&web(), b"old")]);
+    let mut session =
+        session(5, vec![held(&Key::Settings, &settings), held(&Key::Bundle, b"old"), held(&web(), b"old")]);
     session.observe(&now);
     assert_eq!(session.subscriptions(), 3);
     assert_eq!(sent(&mut session).len(), 2);

@@ -1,0 +1,238 @@
+//! Whether a pod gets a proxy.
+//!
+//! The pod decides, else its namespace, else nobody: what did not opt in is left alone. On each, our own word
+//! (`meshctl.io/inject: enabled|disabled`, as annotation or label) counts before Istio's spellings
+//! (`sidecar.istio.io/inject: "true"|"false"` on pods, `istio-injection: enabled|disabled` on namespaces). The most
+//! specific word decides alone: if it can't be understood the pod is not injected, rather than by a word further away.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use proto::names;
+
+/// What becomes of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// It gets a proxy, because of this word.
+    Inject(Word),
+    /// It does not.
+    Skip(Skipped),
+}
+
+/// A word of somebody's about injection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Word {
+    /// Whose.
+    pub on: On,
+    /// Annotation or label.
+    pub key: &'static str,
+    /// As written.
+    pub value: String,
+}
+
+/// Where a word stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum On {
+    /// On the pod.
+    Pod,
+    /// On its namespace.
+    Namespace,
+}
+
+/// Why a pod gets no proxy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Skipped {
+    /// Neither pod nor namespace says anything.
+    NotAskedFor,
+    /// Somebody says no.
+    Disabled(Word),
+    /// A word that means nothing.
+    Invalid(Word),
+    /// It shares the node's network: redirect rules would take the node's traffic.
+    HostNetwork,
+    /// Namespaces the cluster itself depends on.
+    SystemNamespace,
+}
+
+impl Skipped {
+    /// The word for metrics and events.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NotAskedFor => "not_asked_for",
+            Self::Disabled(_) => "disabled",
+            Self::Invalid(_) => "invalid_value",
+            Self::HostNetwork => "host_network",
+            Self::SystemNamespace => "system_namespace",
+        }
+    }
+}
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotAskedFor => {
+                write!(f, "neither the pod nor its namespace says {}: {ENABLED}", names::INJECT)
+            }
+            Self::Disabled(word) => write!(f, "{word} says no"),
+            Self::Invalid(word) => {
+                let (yes, no) = if word.key == ISTIO_POD { ("true", "false") } else { (ENABLED, DISABLED) };
+                write!(f, "{word} is neither {yes} nor {no}")
+            }
+            Self::HostNetwork => f.write_str("pods with hostNetwork are never injected"),
+            Self::SystemNamespace => write!(f, "pods in {KUBE_SYSTEM} are never injected"),
+        }
+    }
+}
+
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let on = match self.on {
+            On::Pod => "pod",
+            On::Namespace => "namespace",
+        };
+        write!(f, "{}: {:?} on the {on}", self.key, self.value)
+    }
+}
+
+/// Decides for one pod; `namespace` is the metadata of its Namespace.
+pub fn decide(pod: &Pod, namespace: &ObjectMeta) -> Decision {
+    if namespace.name.as_deref() == Some(KUBE_SYSTEM) {
+        return Decision::Skip(Skipped::SystemNamespace);
+    }
+    if pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true)) {
+        return Decision::Skip(Skipped::HostNetwork);
+    }
+    let word = word(On::Pod, &pod.metadata).or_else(|| word(On::Namespace, namespace));
+    let Some(word) = word else { return Decision::Skip(Skipped::NotAskedFor) };
+    let yes = if word.key == ISTIO_POD { boolean(&word.value) } else { switch(&word.value) };
+    match yes {
+        Some(true) => Decision::Inject(word),
+        Some(false) => Decision::Skip(Skipped::Disabled(word)),
+        None => Decision::Skip(Skipped::Invalid(word)),
+    }
+}
+
+/// The word that counts of those on one object.
+fn word(on: On, metadata: &ObjectMeta) -> Option<Word> {
+    let (annotations, labels) = (metadata.annotations.as_ref(), metadata.labels.as_ref());
+    // Istio reads labels before annotations, and on namespaces labels only.
+    let places: [(Option<&BTreeMap<String, String>>, &'static str); 4] = match on {
+        On::Pod => {
+            [(annotations, names::INJECT), (labels, names::INJECT), (labels, ISTIO_POD), (annotations, ISTIO_POD)]
+        }
+        On::Namespace => {
+            [(annotations, names::INJECT), (labels, names::INJECT), (labels, ISTIO_NAMESPACE), (None, ISTIO_NAMESPACE)]
+        }
+    };
+    places.into_iter().find_map(|(map, key)| {
+        let value = map?.get(key)?;
+        Some(Word { on, key, value: value.clone() })
+    })
+}
+
+fn switch(value: &str) -> Option<bool> {
+    match value {
+        ENABLED => Some(true),
+        DISABLED => Some(false),
+        _ => None,
+    }
+}
+
+/// As Istio reads it.
+fn boolean(value: &str) -> Option<bool> {
+    match value.to_ascii_lowercase().as_str() {
+        "true" | "1" | "y" | "yes" | "on" => Some(true),
+        "false" | "0" | "n" | "no" | "off" => Some(false),
+        _ => None,
+    }
+}
+
+const ENABLED: &str = "enabled";
+const DISABLED: &str = "disabled";
+const KUBE_SYSTEM: &str = "kube-system";
+const ISTIO_POD: &str = "sidecar.istio.io/inject";
+const ISTIO_NAMESPACE: &str = "istio-injection";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metadata(name: &str, annotations: &[(&str, &str)], labels: &[(&str, &str)]) -> ObjectMeta {
+        let map = |pairs: &[(&str, &str)]| {
+            pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<BTreeMap<_, _>>()
+        };
+        ObjectMeta {
+            name: Some(name.to_owned()),
+            annotations: Some(map(annotations)),
+            labels: Some(map(labels)),
+            ..ObjectMeta::default()
+        }
+    }
+
+    type Pairs<'p> = &'p [(&'p str, &'p str)];
+
+    fn outcome(pod: (Pairs<'_>, Pairs<'_>), namespace: (Pairs<'_>, Pairs<'_>)) -> &'static str {
+        let pod = Pod { metadata: metadata("p", pod.0, pod.1), ..Pod::default() };
+        match decide(&pod, &metadata("shop", namespace.0, namespace.1)) {
+            Decision::Inject(word) if word.on == On::Pod => "by pod",
+            Decision::Inject(_) => "by namespace",
+            Decision::Skip(skipped) => skipped.reason(),
+        }
+    }
+
+    #[test]
+    fn the_pod_wins_over_its_namespace_and_ours_over_istios() {
+        let none: Pairs<'_> = &[];
+        let ours_on: Pairs<'_> = &[("meshctl.io/inject", "enabled")];
+        let ours_off: Pairs<'_> = &[("meshctl.io/inject", "disabled")];
+        let istio_on: Pairs<'_> = &[("sidecar.istio.io/inject", "true")];
+        let istio_off: Pairs<'_> = &[("sidecar.istio.io/inject", "false")];
+        let namespace_on: Pairs<'_> = &[("istio-injection", "enabled")];
+        let namespace_off: Pairs<'_> = &[("istio-injection", "disabled")];
+        let wrong: Pairs<'_> = &[("meshctl.io/inject", "yes")];
+        let cases = [
+            ((none, none), (none, none), "not_asked_for"),
+            ((ours_on, none), (none, none), "by pod"),
+            ((none, ours_on), (none, none), "by pod"),
+            ((none, none), (ours_on, none), "by namespace"),
+            ((none, none), (none, ours_on), "by namespace"),
+            ((ours_off, none), (ours_on, none), "disabled"),
+            ((ours_on, none), (ours_off, none), "by pod"),
+            ((ours_on, ours_off), (none, none), "by pod"),
+            ((none, istio_on), (none, none), "by pod"),
+            ((istio_on, none), (none, none), "by pod"),
+            ((istio_off, istio_on), (none, none), "by pod"),
+            ((istio_on, ours_off), (none, none), "disabled"),
+            ((none, istio_off), (ours_on, none), "disabled"),
+            ((none, none), (none, namespace_on), "by namespace"),
+            ((none, none), (namespace_on, none), "not_asked_for"),
+            ((none, none), (none, namespace_off), "disabled"),
+            ((none, none), (ours_off, namespace_on), "disabled"),
+            ((wrong, none), (ours_on, none), "invalid_value"),
+            ((none, none), (wrong, none), "invalid_value"),
+            ((ours_on, none), (wrong, none), "by pod"),
+        ];
+        for (pod, namespace, expected) in cases {
+            assert_eq!(outcome(pod, namespace), expected, "{pod:?} {namespace:?}");
+        }
+    }
+
+    #[test]
+    fn never_in_kube_system_nor_on_the_nodes_network() {
+        let on = [("meshctl.io/inject", "enabled")];
+        let mut pod = Pod { metadata: metadata("p", &on, &[]), ..Pod::default() };
+        let skipped = decide(&pod, &metadata("kube-system", &on, &[]));
+        assert_eq!(skipped, Decision::Skip(Skipped::SystemNamespace));
+        pod.spec = Some(k8s_openapi::api::core::v1::PodSpec { host_network: Some(true), ..Default::default() });
+        assert_eq!(decide(&pod, &metadata("shop", &on, &[])), Decision::Skip(Skipped::HostNetwork));
+    }
+
+    #[test]
+    fn reasons_are_sentences_with_the_word_in_them() {
+        let pod = Pod { metadata: metadata("p", &[("meshctl.io/inject", "ture")], &[]), ..Pod::default() };
+        let Decision::Skip(skipped) = decide(&pod, &metadata("shop", &[], &[])) else { panic!() };
+        assert_eq!(skipped.to_string(), "meshctl.io/inject: \"ture\" on the pod is neither enabled nor disabled");
+    }
+}
