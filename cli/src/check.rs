@@ -62,13 +62,23 @@ pub struct Answers {
     pub failures: Vec<Answer<Vec<Failure>>>,
 }
 
-/// Runs the command.
-pub async fn run(transport: &impl Transport, args: &CheckArgs, format: Format) -> anyhow::Result<()> {
+/// Runs the command. With `--wait`, a mesh that is not there yet is waited for as well: `find` looks for it anew.
+pub async fn run<T: Transport>(
+    find: impl Fn() -> anyhow::Result<T>,
+    args: &CheckArgs,
+    format: Format,
+) -> anyhow::Result<()> {
     let deadline = Instant::now() + args.wait.unwrap_or_default();
     let report = loop {
-        let report = judge(&gather(transport).await?, crate::now_ms());
-        if report.outcome != Outcome::Failed || Instant::now() >= deadline {
-            break report;
+        let report = match find() {
+            Ok(transport) => {
+                gather(&transport).await.map(|answers| judge(&answers, crate::now_ms())).map_err(Into::into)
+            }
+            Err(error) => Err(error),
+        };
+        let well = report.as_ref().is_ok_and(|report| report.outcome != Outcome::Failed);
+        if well || Instant::now() >= deadline {
+            break report?;
         }
         sleep(Duration::from_millis(500)).await;
     };
@@ -77,7 +87,7 @@ pub async fn run(transport: &impl Transport, args: &CheckArgs, format: Format) -
         Format::Table => report.render(),
     })?;
     if report.outcome == Outcome::Failed {
-        bail!("{} of {} checks failed", report.count(Outcome::Failed), report.checks.len());
+        bail!("{} failed", many(report.count(Outcome::Failed), "check"));
     }
     Ok(())
 }
@@ -230,8 +240,8 @@ fn recent_failures(answers: &[Answer<Vec<Failure>>], now_ms: u64, checks: &mut V
         let Some(last) = recent.next() else { continue };
         let sentence = last.reason.parse::<proto::Reason>().map_or("", proto::Reason::sentence);
         let text = format!(
-            "{} failures at proxy {proxy} in the last minute, the last {} from {} to {}: {sentence}",
-            1 + recent.count(),
+            "{} at proxy {proxy} in the last minute, the last {} from {} to {}: {sentence}",
+            many(1 + recent.count(), "failure"),
             last.reason,
             last.source,
             last.destination
@@ -280,11 +290,15 @@ impl Report {
         }
         text.push_str(&match self.outcome {
             Outcome::Passed => "\nall is well\n".to_owned(),
-            Outcome::Warning => format!("\nworks, with {} warnings\n", self.count(Outcome::Warning)),
-            Outcome::Failed => format!("\n{} checks failed\n", self.count(Outcome::Failed)),
+            Outcome::Warning => format!("\nworks, with {}\n", many(self.count(Outcome::Warning), "warning")),
+            Outcome::Failed => format!("\nfailed: {}\n", many(self.count(Outcome::Failed), "check")),
         });
         text
     }
+}
+
+fn many(count: usize, thing: &str) -> String {
+    if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
 }
 
 /// Three missed heartbeats.

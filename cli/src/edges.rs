@@ -114,13 +114,25 @@ impl Edges {
 
     /// The table, and below it what it is made of.
     pub fn render(&self) -> String {
-        let headings = ["SOURCE", "DESTINATION", ">RPS", ">SUCCESS", ">P50", ">P99", ">MTLS", "CLIENT ID", "SERVER ID"];
+        let headings = [
+            "SOURCE",
+            "DESTINATION",
+            "PROTOCOL",
+            ">RPS",
+            ">SUCCESS",
+            ">P50",
+            ">P99",
+            ">MTLS",
+            "CLIENT ID",
+            "SERVER ID",
+        ];
         let mut table = Table::new(&headings);
         for edge in &self.edges {
             let figures = &edge.figures;
             table.row(vec![
                 edge.source.name(),
                 edge.destination.name(),
+                edge.protocol.clone(),
                 figures.rps.map_or_else(|| volume(figures.tcp_bytes_per_second), |rps| table::rate(Some(rps))),
                 table::percent(figures.success),
                 table::milliseconds(figures.p50_ms),
@@ -196,8 +208,8 @@ mod tests {
         ]));
         assert_eq!(
             edges.render(),
-            "SOURCE    DESTINATION   RPS  SUCCESS  P50  P99     MTLS  CLIENT ID  SERVER ID\n\
-             shop/web  shop/cart    10.0  100.00%    -    -  100.00%  shop/web   shop/cart\n\
+            "SOURCE    DESTINATION  PROTOCOL   RPS  SUCCESS  P50  P99     MTLS  CLIENT ID  SERVER ID\n\
+             shop/web  shop/cart    http      10.0  100.00%    -    -  100.00%  shop/web   shop/cart\n\
              \nover 2.0 s, 2 of 2 proxies answered\n"
         );
     }

@@ -47,23 +47,31 @@ pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 async fn ask(args: &Args) -> anyhow::Result<()> {
-    let found = location::find(args.demo_dir.as_deref());
+    let find = || anyhow::Ok(UnixSockets::new(&location::find(args.demo_dir.as_deref())?));
+    if let Command::Check(check) = &args.command {
+        return check::run(find, check, args.output).await;
+    }
+    let found = find();
     if let (Command::Version(_), Err(_)) = (&args.command, &found) {
         // Without a mesh there is still a version to tell, but not silently where one was named.
         if args.demo_dir.is_none() {
             return all_versions(None, args.output).await;
         }
     }
-    let transport = UnixSockets::new(&found?);
+    let transport = found?;
     match &args.command {
-        Command::Check(check) => check::run(&transport, check, args.output).await,
         Command::Stat(stat) => stat::run(&transport, stat, args.output).await,
         Command::Edges(edges) => edges::run(&transport, edges, args.output).await,
         Command::Identity(proxies) => certificates::run(&transport, proxies, args.output).await,
         Command::ProxyStatus(status) => proxy_status::run(&transport, status, args.output).await,
         Command::Version(_) => all_versions(Some(&transport), args.output).await,
-        Command::Demo(_) | Command::Completion { .. } | Command::DemoPod | Command::DemoInit | Command::DemoApp => {
-            unreachable!("these ask no proxy and were run before")
+        Command::Check(_)
+        | Command::Demo(_)
+        | Command::Completion { .. }
+        | Command::DemoPod
+        | Command::DemoInit
+        | Command::DemoApp => {
+            unreachable!("these were run before")
         }
     }
 }

@@ -1,7 +1,6 @@
 //! The shop's programs: a small HTTP server that calls others for every request it gets, or, for `traffic`, makes requests
 //! by itself. They know nothing of the mesh.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -14,7 +13,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -23,8 +22,12 @@ use tokio::net::TcpListener;
 
 mod client;
 mod driver;
+mod grpc;
+mod lines;
 
 pub(super) use driver::Report;
+
+use super::shop::Protocol;
 
 /// What a program of the shop is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,14 +36,25 @@ pub(super) struct AppSpec {
     pub(super) name: String,
     /// Its version, in its answers.
     pub(super) version: String,
-    /// Port to listen on.
-    pub(super) port: Option<u16>,
-    /// Whom it calls for every request: name, which is also the `Host`, and address.
-    pub(super) calls: BTreeMap<String, SocketAddr>,
+    /// Ports to listen on, and what is spoken there.
+    pub(super) listens: Vec<(u16, Protocol)>,
+    /// Whom it calls for every request.
+    pub(super) calls: Vec<CallSpec>,
     /// Requests per second it makes by itself; 0: none.
     pub(super) rps: u32,
     /// Directory for the files [`READY`] and [`REPORT`].
     pub(super) directory: PathBuf,
+}
+
+/// One call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct CallSpec {
+    /// Name of the Service, also the `Host`.
+    pub(super) name: String,
+    /// Where it is dialled.
+    pub(super) address: SocketAddr,
+    /// What is spoken with it.
+    pub(super) protocol: Protocol,
 }
 
 /// Runs the program that the environment describes.
@@ -62,10 +76,9 @@ fn read_spec() -> anyhow::Result<AppSpec> {
 }
 
 async fn app(spec: AppSpec) -> anyhow::Result<()> {
-    let upstreams = spec.calls.iter().map(|(name, address)| client::Upstream::new(name, *address)).collect();
+    let upstreams = spec.calls.iter().map(client::Upstream::new).collect();
     let app = Arc::new(App { upstreams, spec });
-    let serving = app.clone().serve();
-    if app.spec.rps > 0 { driver::drive(app).await } else { serving.await }
+    if app.spec.rps > 0 { driver::drive(app).await } else { app.serve().await }
 }
 
 /// A running program.
@@ -77,18 +90,36 @@ struct App {
 
 impl App {
     async fn serve(self: Arc<Self>) -> anyhow::Result<()> {
-        let port = self.spec.port.context("neither a port nor a rate of requests")?;
-        let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await?;
+        let mut listeners = Vec::new();
+        for (port, protocol) in &self.spec.listens {
+            listeners.push((TcpListener::bind((Ipv6Addr::UNSPECIFIED, *port)).await?, *protocol));
+        }
         write_file(&self.spec.directory, READY, b"")?;
+        let accepting = listeners.into_iter().map(|(listener, protocol)| self.clone().accept(listener, protocol));
+        join_all(accepting).await.into_iter().collect()
+    }
+
+    async fn accept(self: Arc<Self>, listener: TcpListener, protocol: Protocol) -> anyhow::Result<()> {
         loop {
             let (stream, _) = listener.accept().await?;
             stream.set_nodelay(true).ok();
             let app = self.clone();
-            let service = service_fn(move |request| app.clone().answer(request));
-            let mut server = http1::Builder::new();
-            server.timer(TokioTimer::new());
             // A client that breaks off is no concern of anybody else's.
-            tokio::spawn(async move { server.serve_connection(TokioIo::new(stream), service).await.ok() });
+            tokio::spawn(async move {
+                match protocol {
+                    Protocol::Tcp => lines::serve(stream).await,
+                    Protocol::Http => {
+                        let service = service_fn(move |request| app.clone().answer(request));
+                        let mut server = http1::Builder::new();
+                        server.timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await.ok();
+                    }
+                    Protocol::Grpc => {
+                        let service = service_fn(grpc::answer);
+                        let server = http2::Builder::new(grpc::Executor);
+                        server.serve_connection(TokioIo::new(stream), service).await.ok();
+                    }
+                }
+            });
         }
     }
 
@@ -105,7 +136,7 @@ impl App {
 
     /// Calls everybody it needs, at once; all of them have to succeed.
     async fn call_all(&self, path: &str) -> Result<(), String> {
-        let calls = self.upstreams.iter().map(|upstream| upstream.get(path));
+        let calls = self.upstreams.iter().map(|upstream| upstream.call(path));
         join_all(calls).await.into_iter().collect()
     }
 }
@@ -132,25 +163,36 @@ mod tests {
 
     use super::*;
 
-    async fn start(name: &str, calls: &[(&str, u16)], rps: u32, directory: &Path) -> u16 {
-        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-        let calls =
-            calls.iter().map(|(name, port)| ((*name).to_owned(), SocketAddr::from(([127, 0, 0, 1], *port)))).collect();
+    async fn free_port() -> u16 {
+        TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
+    }
+
+    fn spec(name: &str, directory: &Path, calls: &[(&str, u16, Protocol)]) -> AppSpec {
+        let call = |(name, port, protocol): &(&str, u16, Protocol)| CallSpec {
+            name: (*name).to_owned(),
+            address: SocketAddr::from(([127, 0, 0, 1], *port)),
+            protocol: *protocol,
+        };
         let directory = directory.join(name);
         std::fs::create_dir_all(&directory).unwrap();
-        let spec = AppSpec {
+        AppSpec {
             name: name.into(),
             version: "v1".into(),
-            port: Some(free),
-            calls,
-            rps,
-            directory: directory.clone(),
-        };
-        tokio::spawn(app(spec));
-        while rps == 0 && !directory.join(READY).exists() {
+            listens: Vec::new(),
+            calls: calls.iter().map(call).collect(),
+            rps: 0,
+            directory,
+        }
+    }
+
+    async fn serve(spec: AppSpec, protocol: Protocol) -> u16 {
+        let port = free_port().await;
+        let ready = spec.directory.join(READY);
+        tokio::spawn(app(AppSpec { listens: vec![(port, protocol)], ..spec }));
+        while !ready.exists() {
             sleep(Duration::from_millis(2)).await;
         }
-        free
+        port
     }
 
     async fn report(directory: &Path, enough: impl Fn(&Report) -> bool) -> Report {
@@ -168,21 +210,28 @@ mod tests {
     #[tokio::test]
     async fn a_chain_of_programs_answers_and_traffic_counts() {
         let directory = tempfile::tempdir().unwrap();
-        let cart = start("cart", &[], 0, directory.path()).await;
-        let store = start("storefront", &[("cart", cart)], 0, directory.path()).await;
-        start("traffic", &[("storefront", store)], 200, directory.path()).await;
-        let report = report(directory.path(), |report| report.succeeded >= 20).await;
+        let path = directory.path();
+        let payments = serve(spec("payments", path, &[]), Protocol::Grpc).await;
+        let sessions = serve(spec("sessions", path, &[]), Protocol::Tcp).await;
+        let calls = [("payments", payments, Protocol::Grpc), ("sessions", sessions, Protocol::Tcp)];
+        let store = serve(spec("storefront", path, &calls), Protocol::Http).await;
+        tokio::spawn(app(AppSpec { rps: 200, ..spec("traffic", path, &[("storefront", store, Protocol::Http)]) }));
+        let report = report(path, |report| report.succeeded + report.failed >= 20).await;
         assert_eq!((report.failed, report.last_failure), (0, None));
     }
 
     #[tokio::test]
     async fn a_failure_deep_down_reaches_the_counter() {
         let directory = tempfile::tempdir().unwrap();
-        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-        let store = start("storefront", &[("cart", closed)], 0, directory.path()).await;
-        start("traffic", &[("storefront", store)], 200, directory.path()).await;
-        let report = report(directory.path(), |report| report.failed >= 3).await;
-        let why = report.last_failure.unwrap();
-        assert!(why.contains("storefront: 502") && why.contains("cart"), "{why}");
+        let path = directory.path();
+        for protocol in [Protocol::Http, Protocol::Grpc, Protocol::Tcp] {
+            let path = path.join(protocol.name());
+            let closed = free_port().await;
+            let store = serve(spec("storefront", &path, &[("cart", closed, protocol)]), Protocol::Http).await;
+            tokio::spawn(app(AppSpec { rps: 200, ..spec("traffic", &path, &[("storefront", store, Protocol::Http)]) }));
+            let report = report(&path, |report| report.failed >= 3).await;
+            let why = report.last_failure.unwrap();
+            assert!(why.contains("storefront: 502") && why.contains("cart"), "{why}");
+        }
     }
 }

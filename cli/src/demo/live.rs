@@ -9,14 +9,13 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::edges::Edges;
 use crate::output;
-use crate::stat::{By, Stat};
 use crate::traffic::{self, Scrape};
+use crate::transport;
 use crate::transport::unix_socket::UnixSockets;
-use crate::transport::{self, Transport as _};
 
 use super::app::Report;
 use super::manifests::ROUTE_FILE;
-use super::verdict::read;
+use super::verdict::{self, read};
 
 /// Shows what happens until it is told to stop, or for a while.
 pub(super) async fn watch(directory: &Path, report: &Path, limit: Option<Duration>) -> anyhow::Result<()> {
@@ -43,28 +42,19 @@ pub(super) async fn watch(directory: &Path, report: &Path, limit: Option<Duratio
         }
         drawn = Instant::now();
         let traffic = traffic::between(first, last);
-        let pods = transport.pods().await?;
-        let versions = Stat::new(By::Version, &pods, &traffic);
-        let frame = frame(&Edges::new(&traffic), &versions, &read(report).unwrap_or_default());
+        let frame = frame(&Edges::new(&traffic), &read(report).unwrap_or_default());
         screen.draw(&frame, &hints(directory))?;
     }
     Ok(())
 }
 
-fn frame(edges: &Edges, versions: &Stat, report: &Report) -> String {
+fn frame(edges: &Edges, report: &Report) -> String {
     let Report { succeeded, failed, last_failure, .. } = report;
     let failure = last_failure.as_deref().map(|why| format!(" (the last: {why})")).unwrap_or_default();
-    let canary: Vec<String> = versions
-        .rows
-        .iter()
-        .filter(|row| row.name.starts_with("reviews"))
-        .filter_map(|row| Some(format!("{} {:.1}/s", row.name, row.figures.rps?)))
-        .collect();
-    format!(
-        "{}\nrequests: {succeeded} succeeded, {failed} failed{failure}\nreviews: {}\n",
-        edges.render(),
-        canary.join(", ")
-    )
+    let (canary, share) = verdict::canary_share(edges);
+    let canary = share.map(|(share, _)| format!("{canary} gets {:.1}% of the calls to reviews\n", share * 100.0));
+    let canary = canary.unwrap_or_default();
+    format!("{}\nrequests: {succeeded} succeeded, {failed} failed{failure}\n{canary}", edges.render())
 }
 
 fn hints(directory: &Path) -> String {

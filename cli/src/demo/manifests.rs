@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use super::shop::{APP_PORT, MEMBERS, Member, NAMESPACE, SERVICE_PORT, SERVICES, Service};
+use super::shop::{MEMBERS, Member, NAMESPACE, Protocol, SERVICES, Service};
 
 /// Writes all files into `directory`.
 pub(super) fn write(directory: &Path) -> anyhow::Result<()> {
@@ -33,14 +33,15 @@ fn services() -> String {
         "# What the shop's programs call. A Service selects workloads by their labels, as in Kubernetes.\n".to_owned();
     for service in &SERVICES {
         let [v4, v6] = service.addresses();
-        let Service { name, app, version } = service;
+        let Service { name, app, version, protocol } = service;
+        let (kind, port, target) = (protocol.name(), protocol.service_port(), protocol.app_port());
         let version = version.map(|version| format!("    version: {version}\n")).unwrap_or_default();
         write!(
             text,
             "---\napiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\n  namespace: {NAMESPACE}\nspec:\n  \
              clusterIP: {v4}\n  clusterIPs: [\"{v4}\", \"{v6}\"]\n  ipFamilyPolicy: RequireDualStack\n  \
              ipFamilies: [IPv4, IPv6]\n  selector:\n    app: {app}\n{version}  \
-             ports:\n    - name: http\n      port: {SERVICE_PORT}\n      targetPort: {APP_PORT}\n"
+             ports:\n    - name: {kind}\n      port: {port}\n      targetPort: {target}\n"
         )
         .expect("text can always grow");
     }
@@ -66,12 +67,13 @@ fn workloads() -> String {
 }
 
 fn route() -> String {
+    let port = Protocol::Http.service_port();
     format!(
         "# One request in ten goes to the new version. Change the weights, save, and watch meshctl stat --by version.\n\
          apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata:\n  name: reviews\n  namespace: {NAMESPACE}\n\
-         spec:\n  parentRefs:\n    - group: \"\"\n      kind: Service\n      name: reviews\n      port: {SERVICE_PORT}\n  \
-         rules:\n    - backendRefs:\n        - name: reviews-v1\n          port: {SERVICE_PORT}\n          weight: 90\n        \
-         - name: reviews-v2\n          port: {SERVICE_PORT}\n          weight: 10\n"
+         spec:\n  parentRefs:\n    - group: \"\"\n      kind: Service\n      name: reviews\n      port: {port}\n  \
+         rules:\n    - backendRefs:\n        - name: reviews-v1\n          port: {port}\n          weight: 90\n        \
+         - name: reviews-v2\n          port: {port}\n          weight: 10\n"
     )
 }
 

@@ -15,14 +15,14 @@ use crate::args::DemoArgs;
 use crate::location::{ADMIN_SOCKET, PROXIES, PodState};
 use crate::output;
 
-use super::app::{self, AppSpec};
+use super::app::{self, AppSpec, CallSpec};
 use super::control_plane::{CLUSTER, CONTROLLER_POD, ControlPlane, IDENTITY_POD, MANIFESTS, upstream};
 use super::directory::{BOUND_PROGRAMS, Directory};
 use super::manifests;
 use super::namespaces::{self, Rights};
 use super::pod::{PodSpec, ProcessSpec};
 use super::programs::{CONTROLLER, IDENTITY, PROXY, Programs};
-use super::shop::{APP_PORT, MEMBERS, Member, NAMESPACE, SERVICE_PORT, TRAFFIC, pod_addresses};
+use super::shop::{MEMBERS, Member, NAMESPACE, TRAFFIC, pod_addresses};
 use super::stage::Stage;
 use super::{live, shop, verdict};
 
@@ -163,7 +163,7 @@ impl Demo<'_> {
             let names: Vec<&str> = members.iter().map(|member| member.workload).collect();
             stage.wait_for_apps(&names).await?;
             let apps = self.directory.path().join("apps");
-            let serving = members.iter().filter(|member| member.serves());
+            let serving = members.iter().filter(|member| !member.serves().is_empty());
             let ready: Vec<PathBuf> = serving.map(|member| apps.join(member.workload).join(app::READY)).collect();
             stage
                 .wait_until("the shop's programs do not listen", READY_WITHIN, || {
@@ -209,8 +209,8 @@ impl Demo<'_> {
         let app = AppSpec {
             name: member.app.to_owned(),
             version: member.version.to_owned(),
-            port: member.serves().then_some(APP_PORT),
-            calls: member.calls.iter().filter_map(|call| self.address(call)).collect(),
+            listens: member.serves().into_iter().collect(),
+            calls: member.calls.iter().filter_map(|call| self.call(call)).collect(),
             rps: if member.workload == TRAFFIC { self.args.rps } else { 0 },
             directory,
         };
@@ -226,15 +226,16 @@ impl Demo<'_> {
     }
 
     /// Where a call goes: to the Service, or, where no proxy knows Services, to its first pod.
-    fn address(&self, call: &shop::Call) -> Option<(String, SocketAddr)> {
+    fn call(&self, call: &shop::Call) -> Option<CallSpec> {
         let service = shop::service(call.service)?;
         let (addresses, port) = if self.args.no_mesh {
-            (service.members().next()?.addresses(), APP_PORT)
+            (service.members().next()?.addresses(), service.protocol.app_port())
         } else {
-            (service.addresses().to_vec(), SERVICE_PORT)
+            (service.addresses().to_vec(), service.protocol.service_port())
         };
         let address = addresses.into_iter().find(|address| address.is_ipv6() == call.over_ipv6)?;
-        Some((service.name.to_owned(), SocketAddr::new(address, port)))
+        let address = SocketAddr::new(address, port);
+        Some(CallSpec { name: service.name.to_owned(), address, protocol: service.protocol })
     }
 
     /// The commands that write the rules and run the proxy, and the proxy's admin socket.

@@ -2,12 +2,15 @@
 //!
 //! ```text
 //! traffic ─► storefront ─┬► catalog ─► reviews ─┬ 90 % ─► reviews-v1
-//!                        └► cart ────► payments └ 10 % ─► reviews-v2
+//!                        │                      └ 10 % ─► reviews-v2
+//!                        ├► cart ─gRPC, IPv6─► payments
+//!                        └► cart, its session store, over bytes that nothing parses
 //! ```
-//!
-//! One edge ([`MEMBERS`] says which) is called over IPv6.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use serde::{Deserialize, Serialize};
 
 /// One workload: one pod of the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +23,18 @@ pub(super) struct Member {
     pub(super) version: &'static str,
     /// Services it calls for every request it gets.
     pub(super) calls: &'static [Call],
+}
+
+/// What is spoken with a Service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Protocol {
+    /// HTTP/1.1.
+    Http,
+    /// gRPC, over HTTP/2 in clear text as far as the programs know.
+    Grpc,
+    /// Lines of text.
+    Tcp,
 }
 
 /// A workload calls a Service.
@@ -40,6 +55,37 @@ pub(super) struct Service {
     pub(super) app: &'static str,
     /// Value of the `version` label, where it selects one.
     pub(super) version: Option<&'static str>,
+    /// What is spoken with it.
+    pub(super) protocol: Protocol,
+}
+
+impl Protocol {
+    /// Port of a Service.
+    pub(super) const fn service_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Grpc => 50_051,
+            Self::Tcp => 6379,
+        }
+    }
+
+    /// Port its programs listen on.
+    pub(super) const fn app_port(self) -> u16 {
+        match self {
+            Self::Http => 8080,
+            Self::Grpc => 50_051,
+            Self::Tcp => 6379,
+        }
+    }
+
+    /// Name of a Service's port, which declares the protocol, and the value of the metrics' label `request_protocol`.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Grpc => "grpc",
+            Self::Tcp => "tcp",
+        }
+    }
 }
 
 impl Member {
@@ -49,9 +95,10 @@ impl Member {
         pod_addresses(1, FIRST + u8::try_from(number).unwrap_or(0))
     }
 
-    /// Whether others call it.
-    pub(super) fn serves(&self) -> bool {
-        SERVICES.iter().any(|service| service.app == self.app)
+    /// What it listens for.
+    pub(super) fn serves(&self) -> BTreeSet<(u16, Protocol)> {
+        let own = SERVICES.iter().filter(|service| service.app == self.app);
+        own.map(|service| (service.protocol.app_port(), service.protocol)).collect()
     }
 }
 
@@ -78,10 +125,15 @@ pub(super) fn service(name: &str) -> Option<&'static Service> {
     SERVICES.iter().find(|service| service.name == name)
 }
 
-/// Pairs of workloads, caller and called, that traffic makes.
-pub(super) fn edges() -> Vec<(&'static Member, &'static Member)> {
-    let called = |call: &'static Call| service(call.service).into_iter().flat_map(Service::members);
-    MEMBERS.iter().flat_map(|caller| caller.calls.iter().flat_map(called).map(move |called| (caller, called))).collect()
+/// Who calls whom, and how, when there is traffic.
+pub(super) fn edges() -> Vec<(&'static Member, &'static Member, Protocol)> {
+    let called = |call: &'static Call| {
+        service(call.service).into_iter().flat_map(|service| service.members().map(|member| (member, service.protocol)))
+    };
+    let edges = |caller: &'static Member| {
+        caller.calls.iter().flat_map(called).map(move |(called, protocol)| (caller, called, protocol))
+    };
+    MEMBERS.iter().flat_map(edges).collect()
 }
 
 /// Addresses of a pod, IPv4 and IPv6, by two numbers.
@@ -97,27 +149,29 @@ pub(super) const MEMBERS: [Member; 7] = [
     Member { workload: "payments", app: "payments", version: "v1", calls: &[] },
     Member { workload: "catalog", app: "catalog", version: "v1", calls: &[call("reviews")] },
     Member { workload: "cart", app: "cart", version: "v1", calls: &[Call { service: "payments", over_ipv6: true }] },
-    Member { workload: "storefront", app: "storefront", version: "v1", calls: &[call("catalog"), call("cart")] },
+    Member {
+        workload: "storefront",
+        app: "storefront",
+        version: "v1",
+        calls: &[call("catalog"), call("cart"), call("sessions")],
+    },
     Member { workload: "traffic", app: "traffic", version: "v1", calls: &[call("storefront")] },
 ];
 
-/// The Services: five for callers, and one per version of `reviews` for the route to choose from.
-pub(super) const SERVICES: [Service; 7] = [
-    Service { name: "storefront", app: "storefront", version: None },
-    Service { name: "catalog", app: "catalog", version: None },
-    Service { name: "cart", app: "cart", version: None },
-    Service { name: "payments", app: "payments", version: None },
-    Service { name: "reviews", app: "reviews", version: None },
-    Service { name: "reviews-v1", app: "reviews", version: Some("v1") },
-    Service { name: "reviews-v2", app: "reviews", version: Some("v2") },
+/// The Services: five for callers, the store beside `cart`, and one per version of `reviews` for the route to choose from.
+pub(super) const SERVICES: [Service; 8] = [
+    serves("storefront", Protocol::Http),
+    serves("catalog", Protocol::Http),
+    serves("cart", Protocol::Http),
+    serves("payments", Protocol::Grpc),
+    serves("reviews", Protocol::Http),
+    Service { name: "reviews-v1", app: "reviews", version: Some("v1"), protocol: Protocol::Http },
+    Service { name: "reviews-v2", app: "reviews", version: Some("v2"), protocol: Protocol::Http },
+    Service { name: "sessions", app: "cart", version: None, protocol: Protocol::Tcp },
 ];
 
 /// Namespace of the shop.
 pub(super) const NAMESPACE: &str = "shop";
-/// Port of every Service.
-pub(super) const SERVICE_PORT: u16 = 80;
-/// Port every application listens on.
-pub(super) const APP_PORT: u16 = 8080;
 /// The workload that makes requests.
 pub(super) const TRAFFIC: &str = "traffic";
 /// The new version of `reviews`, and the share of requests its route gives it.
@@ -131,13 +185,17 @@ const fn call(service: &'static str) -> Call {
     Call { service, over_ipv6: false }
 }
 
+const fn serves(app: &'static str, protocol: Protocol) -> Service {
+    Service { name: app, app, version: None, protocol }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_call_goes_to_a_service_with_members() {
-        assert_eq!(edges().len(), 6);
+        assert_eq!(edges().len(), 7);
         for call in MEMBERS.iter().flat_map(|member| member.calls) {
             assert!(service(call.service).is_some_and(|service| service.members().count() > 0), "{}", call.service);
         }

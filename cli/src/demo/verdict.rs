@@ -18,7 +18,7 @@ use crate::transport::unix_socket::UnixSockets;
 use crate::transport::{self, Transport as _};
 
 use super::app::Report;
-use super::shop::{self, CANARY, NAMESPACE, STABLE};
+use super::shop::{self, CANARY, Member, NAMESPACE, Protocol, STABLE};
 
 /// Watches for ten seconds, prints what it saw, and fails when anything of it is wrong.
 pub(super) async fn once(directory: &Path, report: &Path) -> anyhow::Result<()> {
@@ -74,13 +74,13 @@ pub(super) fn judge(report: &Report, measured: u64, edges: &Edges) -> Vec<String
     if measured < LEAST_REQUESTS {
         problems.push(format!("only {measured} requests in {WINDOW:?}"));
     }
-    for (caller, called) in shop::edges() {
-        let name = format!("{} -> {}", caller.workload, called.workload);
-        let Some(edge) = find(edges, caller.workload, called.workload) else {
+    for (caller, called, protocol) in shop::edges() {
+        let name = format!("{} -> {} ({})", caller.workload, called.workload, protocol.name());
+        let Some(edge) = find(edges, caller, called, protocol) else {
             problems.push(format!("{name}: no proxy reports this edge"));
             continue;
         };
-        if edge.figures.success != Some(1.0) {
+        if protocol != Protocol::Tcp && edge.figures.success != Some(1.0) {
             problems.push(format!("{name}: not every request succeeded"));
         }
         if edge.figures.mtls != Some(1.0) {
@@ -101,19 +101,14 @@ pub(super) fn judge(report: &Report, measured: u64, edges: &Edges) -> Vec<String
     problems
 }
 
-/// The canary's share, which must lie where chance can bring it.
+/// Problem with the canary's share, which must lie where chance can bring it.
 fn split(edges: &Edges) -> Option<String> {
-    let (canary, expected) = CANARY;
-    let rate = |workload: &str| {
-        let to = edges.edges.iter().filter(|edge| edge.destination.workload == workload);
-        to.filter_map(|edge| edge.figures.rps).sum::<f64>()
-    };
-    let (new, old) = (rate(canary), rate(STABLE));
-    let count = ((new + old) * edges.window_seconds).max(1.0);
-    let share = if new + old > 0.0 { new / (new + old) } else { 0.0 };
+    let expected = CANARY.1;
+    let (canary, share) = canary_share(edges);
+    let (share, count) = share.unwrap_or_default();
     // Beyond 4.5 standard deviations of a binomial distribution lies one run in 150 000.
-    let allowed = 4.5 * (expected * (1.0 - expected) / count).sqrt();
-    ((share - expected).abs() > allowed).then(|| {
+    let allowed = 4.5 * (expected * (1.0 - expected) / count.max(1.0)).sqrt();
+    ((share - expected).abs() > allowed || count == 0.0).then(|| {
         format!(
             "{canary} got {:.1}% of {count:.0} requests, and its route says {:.0}% (±{:.1}%)",
             share * 100.0,
@@ -123,8 +118,22 @@ fn split(edges: &Edges) -> Option<String> {
     })
 }
 
-fn find<'a>(edges: &'a Edges, source: &str, destination: &str) -> Option<&'a Edge> {
-    edges.edges.iter().find(|edge| edge.source.workload == source && edge.destination.workload == destination)
+/// The canary's name, its share of the requests to both versions, and how many those were.
+pub(super) fn canary_share(edges: &Edges) -> (&'static str, Option<(f64, f64)>) {
+    let rate = |workload: &str| {
+        let to = edges.edges.iter().filter(|edge| edge.destination.workload == workload);
+        to.filter_map(|edge| edge.figures.rps).sum::<f64>()
+    };
+    let (new, old) = (rate(CANARY.0), rate(STABLE));
+    let share = (new + old > 0.0).then(|| (new / (new + old), (new + old) * edges.window_seconds));
+    (CANARY.0, share)
+}
+
+fn find<'a>(edges: &'a Edges, caller: &Member, called: &Member, protocol: Protocol) -> Option<&'a Edge> {
+    edges.edges.iter().find(|edge| {
+        let ends = (edge.source.workload.as_str(), edge.destination.workload.as_str());
+        ends == (caller.workload, called.workload) && edge.protocol == protocol.name()
+    })
 }
 
 async fn first_success(report: &Path) -> anyhow::Result<()> {
@@ -165,12 +174,12 @@ mod tests {
             id: Some(spiffe_id(names::TRUST_DOMAIN, NAMESPACE, app)),
         };
         let rate = |workload: &str| if workload == CANARY.0 { 5.0 } else { 45.0 };
-        let edge = |(caller, called): (&shop::Member, &shop::Member)| Edge {
+        let edge = |(caller, called, protocol): (&Member, &Member, Protocol)| Edge {
             source: end(caller.workload, caller.app),
             destination: end(called.workload, called.app),
-            protocol: "http".into(),
+            protocol: protocol.name().into(),
             figures: Summary {
-                success: Some(1.0),
+                success: (protocol != Protocol::Tcp).then_some(1.0),
                 mtls: Some(1.0),
                 rps: Some(rate(called.workload)),
                 ..Summary::default()

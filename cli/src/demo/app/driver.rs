@@ -28,7 +28,7 @@ pub(super) async fn drive(app: Arc<App>) -> anyhow::Result<()> {
     let report = Arc::new(Mutex::new(Report::default()));
     let room = Arc::new(Semaphore::new(AT_ONCE));
     let mut tick = interval(Duration::from_secs(1) / app.spec.rps);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut write = interval(REPORT_EVERY);
     loop {
         tokio::select! {
