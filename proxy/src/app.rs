@@ -181,3 +181,6 @@ fn listen_on_socket(path: &Path) -> Result<UnixListener, StartError> {
 /// SIGTERM to exit; what a native sidecar is given costs every pod's end that much.
 const LAST_MOMENT: Duration = Duration::from_millis(900);
 const IDLE_SERIES: Duration = Duration::from_secs(3600);
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ pub mod clients;
 pub mod decode;
 mod dial;
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 pub mod key;
 mod picture;
 pub mod progress;

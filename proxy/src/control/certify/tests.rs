@@ -60,6 +60,8 @@ async fn a_token_becomes_a_certificate_that_is_renewed_and_kept() {
     until(&state, |status| status.renewals >= 2).await;
     assert_ne!(tls.leaf().unwrap().serial(), first.serial());
     assert!(first.valid_at(SystemTime::now()), "renewed long before the end");
+    std::fs::remove_file(directory.path().join("token")).unwrap();
+    until(&state, |status| status.last_error.as_ref().is_some_and(|error| error.contains("not good"))).await;
     task.abort();
 
     let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
