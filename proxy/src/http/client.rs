@@ -64,7 +64,7 @@ impl Client {
         name: &ServerName<'static>,
         limit: Duration,
     ) -> Result<Server, Error> {
-        let stream = Box::pin(upstream::dial(worker, endpoint, name, MeshProtocol::Http1, limit)).await?;
+        let stream = upstream::dial(worker, endpoint, name, MeshProtocol::Http1, limit).await?;
         Ok(Server { connection: Connection::new(stream), endpoint: Rc::clone(endpoint), reused: false })
     }
 

@@ -39,7 +39,7 @@ pub async fn serve(worker: &Rc<Worker>, client: Prefixed<Stream>, caller: &Calle
             Ok(None) | Err(ReadError::Io(_)) => return,
             Err(ReadError::Refused(problem)) => {
                 let record = Record::new(worker);
-                desk.fail(&mut client, &record, &Error::Request(problem), None).await;
+                Box::pin(desk.fail(&mut client, &record, &Error::Request(problem), None)).await;
                 return;
             }
         };
@@ -48,7 +48,7 @@ pub async fn serve(worker: &Rc<Worker>, client: Prefixed<Stream>, caller: &Calle
             Next::Close => return,
             Next::Tunnel => {
                 let Some(app) = desk.app else { return };
-                return tunnel(client, app).await;
+                return Box::pin(tunnel(client, app)).await;
             }
         }
     }
@@ -136,7 +136,7 @@ impl<'w> Desk<'w> {
                 }
                 if finished.client_persistent { Next::Request } else { Next::Close }
             }
-            Err(error) => self.fail(client, &record, &error, Some(&request)).await,
+            Err(error) => Box::pin(self.fail(client, &record, &error, Some(&request))).await,
         }
     }
 
@@ -153,7 +153,7 @@ impl<'w> Desk<'w> {
         loop {
             if !reused {
                 self.app = None;
-                self.app = Some(Connection::new(dial_app(self.worker, self.address).await?));
+                self.app = Some(Connection::new(Box::pin(dial_app(self.worker, self.address)).await?));
             }
             let app = self.app.as_mut().ok_or(Error::Internal("no connection to the application"))?;
             let (exchange, mut response) = match Exchange::send(client, app, request, &self.limits).await {

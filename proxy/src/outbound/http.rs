@@ -4,6 +4,7 @@
 //! application. Errors become responses at the end of [`Lane::request`] and nowhere else.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -45,14 +46,14 @@ pub async fn serve(worker: &Rc<Worker>, client: Prefixed<TcpStream>, destination
             Err(ReadError::Refused(problem)) => {
                 lane.refresh();
                 let record = Record::new(worker, lane.address, &lane.plan, false);
-                lane.fail(&mut client, &record, &Error::Request(problem), None).await;
+                Box::pin(lane.fail(&mut client, &record, &Error::Request(problem), None)).await;
                 return;
             }
         };
         match lane.request(&mut client, request).await {
             Next::Request => {}
             Next::Close => return,
-            Next::Tunnel(server) => return tunnel(client, server.connection).await,
+            Next::Tunnel(server) => return Box::pin(tunnel(client, server.connection)).await,
         }
     }
 }
@@ -142,7 +143,7 @@ impl<'w> Lane<'w> {
                 }
                 if persistent { Next::Request } else { Next::Close }
             }
-            Err(error) => self.fail(client, &record, &error, Some(&request)).await,
+            Err(error) => Box::pin(self.fail(client, &record, &error, Some(&request))).await,
         }
     }
 
@@ -200,7 +201,8 @@ impl<'w> Lane<'w> {
             return Err(Failure::last(Error::Internal("a backend without a name was chosen")));
         };
         let alone = !backend.has_other(self.address.is_ipv6(), tried.len());
-        let connecting = client.connect(self.worker, &member.endpoint, name, patience(tried.len(), alone));
+        let patience = patience(tried.len(), alone);
+        let connecting = Box::pin(client.connect(self.worker, &member.endpoint, name, patience));
         match limit.within(connecting).await {
             Ok(Ok(server)) => {
                 member.load.connected();
@@ -227,8 +229,11 @@ impl<'w> Lane<'w> {
         let in_flight = member.load.start();
         let sent_at = Instant::now();
         record.tried(go, sent_at);
-        let sending = Exchange::send(client, &mut server.connection, request, &self.limits);
-        let (exchange, mut response) = match limit.within(sending).await.map_err(Failure::last)? {
+        let sent = {
+            let sending = pin!(Exchange::send(client, &mut server.connection, request, &self.limits));
+            limit.within(sending).await.map_err(Failure::last)?
+        };
+        let (exchange, mut response) = match sent {
             Ok(answered) => answered,
             Err(failed) => {
                 let (error, replayable) = cause_of(failed, &server, is_idempotent(&request.head));
@@ -247,8 +252,11 @@ impl<'w> Lane<'w> {
         rule.filters.response(&mut response.head.edits);
         backend.filters.response(&mut response.head.edits);
         record.answered = Some(response.head.status().as_u16());
-        let finishing = exchange.finish(client, &mut server.connection, response, false);
-        match limit.within(finishing).await.map_err(Failure::last)? {
+        let finished = {
+            let finishing = pin!(exchange.finish(client, &mut server.connection, response, false));
+            limit.within(finishing).await.map_err(Failure::last)?
+        };
+        match finished {
             Ok(finished) => Ok((finished, server)),
             Err(failed) => Err(Failure::last(cause_of(failed, &server, false).0)),
         }
@@ -296,7 +304,8 @@ impl PlannedRule {
 }
 
 impl Limit {
-    pub(super) async fn within<T>(self, work: impl Future<Output = T>) -> Result<T, Error> {
+    /// Takes pinned work: a future that is moved into another counts twice in every connection's size.
+    pub(super) async fn within<T>(self, work: impl Future<Output = T> + Unpin) -> Result<T, Error> {
         let Some(deadline) = self.deadline else { return Ok(work.await) };
         timeout_at(deadline, work).await.map_err(|_| {
             if self.backend { Error::BackendTimeout(self.after) } else { Error::RequestTimeout(self.after) }

@@ -1,6 +1,7 @@
 //! HTTP/2 requests of the application, gRPC among them: one task per stream, each routed by itself.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -144,7 +145,7 @@ async fn connect(worker: &Rc<Worker>, go: &Try<'_>, patience: Duration) -> Resul
     let Some(name) = go.backend.server_name() else {
         return Err(Error::Internal("a backend without a name was chosen"));
     };
-    let leased = go.limit.within(worker.http.lease(worker, &go.member.endpoint, name, patience)).await?;
+    let leased = go.limit.within(Box::pin(worker.http.lease(worker, &go.member.endpoint, name, patience))).await?;
     match leased {
         Ok(lease) => {
             go.member.load.connected();
@@ -182,7 +183,7 @@ async fn try_once(
         record.answered = Some(head.status().as_u16());
         Ok(())
     };
-    let exchange = exchange::run(sender, request, body, respond, judge);
+    let exchange = pin!(exchange::run(sender, request, body, respond, judge));
     let outcome = go.limit.within(exchange).await.map_err(|error| Failure { error, unprocessed: false })?;
     outcome.map_err(|failed| match failed {
         ExchangeError::ClientClosed => Failure { error: Error::ClientClosed, unprocessed: false },

@@ -161,7 +161,7 @@ impl Exchange {
             }
         })
         .await?;
-        let uploaded = self.state == Upload::Done || self.rest_of_request(client, server, keep).await;
+        let uploaded = self.state == Upload::Done || Box::pin(self.rest_of_request(client, server, keep)).await;
         Ok(Finished {
             client_persistent: keep && uploaded && !response.tunnel,
             server_persistent: response.persistent && uploaded && server.input.is_empty(),

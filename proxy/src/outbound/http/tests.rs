@@ -354,3 +354,19 @@ async fn heads_of_64_kib_pass_and_larger_than_the_limit_do_not() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn an_idle_connection_holds_little() {
+    within(async {
+        let pair = Pair::new().await;
+        let (listener, address) = listen("127.0.0.1").await;
+        let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let outbound = Arc::new(Outbound::Foreign);
+        let destination = Destination { address, outbound };
+        let future = serve(&pair.client, Prefixed::new(Vec::new(), near.unwrap()), &destination);
+        let size = size_of_val(&future);
+        assert!(size <= 5 * 1024, "{size} bytes per connection");
+        drop((future, far));
+    })
+    .await;
+}
