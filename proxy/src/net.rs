@@ -4,3 +4,4 @@ pub mod copy;
 pub mod listen;
 pub mod orig_dst;
 pub mod prefixed;
+pub mod read_ahead;

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
 
 use crate::net::prefixed::Prefixed;
+use crate::net::read_ahead::ReadAhead;
 
 /// One side of a connection. TLS is boxed: its state is far larger than the rest.
 #[derive(Debug)]
@@ -20,9 +21,9 @@ pub enum Stream {
     /// Plain TCP, or the application's own TLS inside it.
     Plain(TcpStream),
     /// Mesh TLS that we dialled.
-    Dialled(Box<client::TlsStream<TcpStream>>),
+    Dialled(Box<client::TlsStream<ReadAhead<TcpStream>>>),
     /// Mesh TLS that we accepted.
-    Accepted(Box<server::TlsStream<Prefixed<TcpStream>>>),
+    Accepted(Box<server::TlsStream<ReadAhead<Prefixed<TcpStream>>>>),
     /// Inside this process: our own workload, called by itself.
     Local(DuplexStream),
 }
@@ -69,8 +70,8 @@ impl Stream {
     fn socket(&self) -> Option<&TcpStream> {
         match self {
             Self::Plain(tcp) => Some(tcp),
-            Self::Dialled(tls) => Some(tls.get_ref().0),
-            Self::Accepted(tls) => Some(tls.get_ref().0.inner()),
+            Self::Dialled(tls) => Some(tls.get_ref().0.inner()),
+            Self::Accepted(tls) => Some(tls.get_ref().0.inner().inner()),
             Self::Local(_) => None,
         }
     }

@@ -34,6 +34,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::Error;
 use crate::net::prefixed::Prefixed;
+use crate::net::read_ahead::ReadAhead;
 use crate::stream::{Chain, Stream};
 use crate::worker::Shared;
 
@@ -116,7 +117,7 @@ impl Tls {
         if self.mesh.leaf().is_none() {
             return Err(Error::CertificateUnavailable);
         }
-        let handshake = TlsAcceptor::from(Arc::clone(&self.server)).accept(tcp);
+        let handshake = TlsAcceptor::from(Arc::clone(&self.server)).accept(ReadAhead::new(tcp));
         let stream = timeout(HANDSHAKE_TIMEOUT, handshake)
             .await
             .map_err(|_| refusal(client, HandshakeFailure::TimedOut, &"the client took too long"))?
@@ -156,7 +157,8 @@ impl Tls {
             // rustls keeps it and sends it with the Finished; memory is all it writes to, so it cannot fail.
             let _ = tls.writer().write_all(&self.preface);
         };
-        let handshake = connector.with_alpn(vec![protocol.alpn().to_vec()]).connect_with(name, tcp, send_preface);
+        let handshake =
+            connector.with_alpn(vec![protocol.alpn().to_vec()]).connect_with(name, ReadAhead::new(tcp), send_preface);
         let outcome =
             timeout(HANDSHAKE_TIMEOUT, handshake).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         let stream = outcome.map_err(|error| {

@@ -134,11 +134,12 @@ impl Worker {
     /// A worker without connections.
     pub fn new(shared: Arc<Shared>) -> Self {
         let tls = Tls::new(shared.mesh_tls.clone(), Arc::clone(&shared.server_tls), &shared.config.bootstrap.workload);
+        let trust = shared.trust_changed.subscribe();
         Self {
             shared,
             tls,
             verdicts: RefCell::default(),
-            http: Client::default(),
+            http: Client::new(trust),
             plans: RefCell::default(),
             loads: Rc::default(),
             backends: RefCell::default(),
@@ -216,7 +217,7 @@ where
 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(EVENT_INTERVAL).build()?;
     let tasks = LocalSet::new();
-    let hall = Rc::new(Hall { worker: Rc::new(Worker::new(Arc::clone(&shared))), load: Arc::default() });
+    let hall = Rc::new(Hall { worker: Rc::new(Worker::new(shared)), load: Arc::default() });
     tasks.spawn_local(feed(hall));
     runtime.block_on(tasks);
     Ok(())

@@ -220,3 +220,6 @@ impl AsyncWrite for MeshStream {
 }
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests;

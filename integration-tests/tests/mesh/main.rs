@@ -3,6 +3,7 @@
 #![expect(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "an integration test is all tests")]
 
 mod bad_input;
+mod certificates;
 mod control_plane;
 mod demo;
 mod endpoints;

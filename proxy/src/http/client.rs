@@ -9,6 +9,7 @@ use std::time::Duration;
 use identity::HandshakeFailure;
 use policy::Endpoint;
 use rustls_pki_types::ServerName;
+use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
@@ -23,16 +24,19 @@ use crate::upstream;
 use crate::worker::Worker;
 
 /// Connections to endpoints.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Client {
     idle: Rc<Idle>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Idle {
     h1: Pool,
     h2: RefCell<HashMap<SocketAddr, Known>>,
     is_swept: Cell<bool>,
+    trust: RefCell<watch::Receiver<()>>,
+    /// How often trust has changed.
+    era: Cell<u32>,
 }
 
 /// HTTP/2 connections to an address, and who was to be found there.
@@ -47,13 +51,22 @@ pub struct Server {
     pub endpoint: Rc<Endpoint>,
     /// It has carried a request before.
     pub reused: bool,
+    /// When its peer was verified, as [`Client`] counts changes of trust.
+    era: u32,
 }
 
 impl Client {
+    /// No connections yet. `trust` changes with the bundle in force.
+    pub fn new(trust: watch::Receiver<()>) -> Self {
+        let (h1, h2, is_swept) = Default::default();
+        Self { idle: Rc::new(Idle { h1, h2, is_swept, trust: RefCell::new(trust), era: Cell::new(0) }) }
+    }
+
     /// An idle connection, if there is a good one.
     pub fn take(&self, endpoint: &Rc<Endpoint>) -> Option<Server> {
+        self.idle.follow_trust();
         let connection = self.idle.h1.take(endpoint)?;
-        Some(Server { connection, endpoint: Rc::clone(endpoint), reused: true })
+        Some(Server { connection, endpoint: Rc::clone(endpoint), reused: true, era: self.idle.era.get() })
     }
 
     /// A new connection; `limit` is for TCP.
@@ -64,14 +77,19 @@ impl Client {
         name: &ServerName<'static>,
         limit: Duration,
     ) -> Result<Server, Error> {
+        self.idle.follow_trust();
+        let era = self.idle.era.get();
         let stream = upstream::dial(worker, endpoint, name, MeshProtocol::Http1, limit).await?;
-        Ok(Server { connection: Connection::new(stream), endpoint: Rc::clone(endpoint), reused: false })
+        Ok(Server { connection: Connection::new(stream), endpoint: Rc::clone(endpoint), reused: false, era })
     }
 
     /// Takes back a connection that can carry another request.
-    pub fn put(&self, worker: &Worker, server: Server, now: Instant) {
-        self.idle.h1.put(&server.endpoint, server.connection, now);
-        self.keep_swept(worker);
+    pub fn put(&self, server: Server, now: Instant) {
+        self.idle.follow_trust();
+        if server.era == self.idle.era.get() {
+            self.idle.h1.put(&server.endpoint, server.connection, now);
+            self.keep_swept();
+        }
     }
 
     /// Room for a stream on an HTTP/2 connection; `limit` is for TCP where a new one is made.
@@ -83,13 +101,14 @@ impl Client {
         limit: Duration,
     ) -> Result<Lease, Error> {
         let max_head = super::h2::max_head(worker.shared.config.bootstrap.max_head_bytes);
-        self.keep_swept(worker);
+        self.keep_swept();
         let links = self.links(endpoint, max_head);
         let dial = async || Box::pin(upstream::dial(worker, endpoint, name, MeshProtocol::Http2, limit)).await;
         links.lease(dial).await
     }
 
     fn links(&self, endpoint: &Rc<Endpoint>, max_head: u32) -> Rc<Links> {
+        self.idle.follow_trust();
         let mut all = self.idle.h2.borrow_mut();
         let fresh = || (Rc::clone(endpoint), Rc::new(Links::new(endpoint.address, max_head)));
         let (of, links) = all.entry(endpoint.address).or_insert_with(fresh);
@@ -102,11 +121,10 @@ impl Client {
 
     /// Looks after idle connections once a second, for as long as there are any. None outlives the trust it was made
     /// under.
-    fn keep_swept(&self, worker: &Worker) {
+    fn keep_swept(&self) {
         if self.idle.is_swept.replace(true) {
             return;
         }
-        let mut trust_changed = worker.shared.trust_changed.subscribe();
         let idle = Rc::downgrade(&self.idle);
         spawn_local(async move {
             let mut second: u32 = 0;
@@ -114,11 +132,7 @@ impl Client {
                 tokio::time::sleep(SWEEP).await;
                 let Some(idle) = idle.upgrade() else { return };
                 second = second.wrapping_add(1);
-                if trust_changed.has_changed().unwrap_or_default() {
-                    trust_changed.mark_unchanged();
-                    idle.h1.clear();
-                    idle.h2.borrow_mut().clear();
-                }
+                idle.follow_trust();
                 let no_h1 = idle.h1.sweep(Instant::now());
                 if second.is_multiple_of(H2_IDLE_SECONDS) {
                     idle.h2.borrow_mut().retain(|_, (_, links)| Rc::strong_count(links) > 1 || !links.sweep());
@@ -129,6 +143,19 @@ impl Client {
                 }
             }
         });
+    }
+}
+
+impl Idle {
+    /// Under another bundle every peer proves itself anew; what is under way is not disturbed.
+    fn follow_trust(&self) {
+        let mut trust = self.trust.borrow_mut();
+        if trust.has_changed().unwrap_or_default() {
+            trust.mark_unchanged();
+            self.era.set(self.era.get().wrapping_add(1));
+            self.h1.clear();
+            self.h2.borrow_mut().clear();
+        }
     }
 }
 

@@ -88,7 +88,7 @@ pub fn is_quiet(stream: &mut Stream) -> bool {
     }
     let socket = match stream {
         Stream::Plain(tcp) => tcp,
-        Stream::Dialled(tls) => tls.get_ref().0,
+        Stream::Dialled(tls) => tls.get_ref().0.inner(),
         Stream::Accepted(_) | Stream::Local(_) => return true,
     };
     // The runtime learns of an end of stream only when it next looks at its sockets, the kernel knows already.

@@ -81,6 +81,8 @@ struct Half {
     /// Read, but not taken by the receiver yet: the bytes from `taken` on.
     kept: Vec<u8>,
     taken: usize,
+    /// How the sender ended, while there are bytes before that to pass on.
+    end: Option<io::Result<()>>,
     /// The receiver may hold bytes it took (TLS does), which must go out before this direction may sleep.
     unflushed: bool,
 }
@@ -94,7 +96,7 @@ enum State {
 
 impl Half {
     fn new(direction: Direction) -> Self {
-        Self { direction, state: State::Copying, kept: Vec::new(), taken: 0, unflushed: false }
+        Self { direction, state: State::Copying, kept: Vec::new(), taken: 0, end: None, unflushed: false }
     }
 
     fn poll<R, W>(
@@ -139,27 +141,42 @@ impl Half {
         ready!(self.poll_kept(cx, to, count))?;
         let mut moved = 0;
         while moved < FAIR_SHARE {
-            let read = with_scratch(|scratch| {
-                let mut buf = ReadBuf::new(scratch);
-                match Pin::new(&mut *from).poll_read(cx, &mut buf) {
-                    Poll::Pending => return Ok(Poll::Pending),
-                    Poll::Ready(Err(error)) => return Err(self.failed(false, error)),
-                    Poll::Ready(Ok(())) => self.pass(cx, to, buf.filled(), count)?,
-                }
-                Ok(Poll::Ready(buf.filled().len()))
-            });
-            match read? {
-                Poll::Ready(0) => return Poll::Ready(Ok(())),
-                Poll::Ready(some) => moved += some,
-                Poll::Pending => return self.poll_flushed(cx, to),
+            if let Some(end) = self.end.take() {
+                return Poll::Ready(end.map_err(|error| self.failed(false, error)));
             }
+            let (read, drained) = with_scratch(|scratch| {
+                let (read, drained) = self.fill(cx, from, scratch);
+                self.pass(cx, to, &scratch[..read], count).map(|()| (read, drained))
+            })?;
+            moved += read;
             if !self.kept.is_empty() {
                 return Poll::Pending;
+            }
+            if drained {
+                return self.poll_flushed(cx, to);
             }
         }
         // There may be more, but other connections of this thread have waited long enough.
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Reads what is there, as far as there is room, so that many records of TLS become one write. Says how many bytes that were, and
+    /// whether the sender will wake us when there is more. How it ended, if it did, is told after these bytes are passed on.
+    fn fill<R: AsyncRead + Unpin>(&mut self, cx: &mut Context<'_>, from: &mut R, scratch: &mut [u8]) -> (usize, bool) {
+        let mut buf = ReadBuf::new(scratch);
+        while buf.remaining() >= RECORD {
+            let before = buf.filled().len();
+            match Pin::new(&mut *from).poll_read(cx, &mut buf) {
+                Poll::Pending => return (buf.filled().len(), true),
+                Poll::Ready(Ok(())) if buf.filled().len() > before => {}
+                Poll::Ready(ended) => {
+                    self.end = Some(ended);
+                    break;
+                }
+            }
+        }
+        (buf.filled().len(), false)
     }
 
     /// Hands bytes to the receiver, and keeps what it does not take.
@@ -253,6 +270,8 @@ thread_local! {
 
 /// As much as four TLS records, or what a socket holds when the sender is fast.
 const SCRATCH_BYTES: usize = 64 * 1024;
+/// The most that one record of TLS holds (RFC 8446, section 5.1).
+const RECORD: usize = 16 * 1024;
 /// How many bytes one direction may move before others get their turn: about 100 µs of copying.
 const FAIR_SHARE: usize = 256 * 1024;
 

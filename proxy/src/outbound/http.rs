@@ -139,7 +139,7 @@ impl<'w> Lane<'w> {
                 }
                 let persistent = finished.client_persistent;
                 if finished.server_persistent {
-                    self.worker.http.put(self.worker, server, Instant::now());
+                    self.worker.http.put(server, Instant::now());
                 }
                 if persistent { Next::Request } else { Next::Close }
             }

@@ -1,3 +1,5 @@
+//! Hellos of a real TLS client, cut and broken.
+
 use std::sync::Arc;
 
 use rustls::{ClientConfig, ClientConnection, RootCertStore};

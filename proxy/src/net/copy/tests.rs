@@ -1,3 +1,5 @@
+//! Copying between real sockets: half-close, order of the end, slow receivers.
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
