@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::Error;
+use crate::control::Known;
 use crate::detect::{self, Outcome, detect};
 use crate::net::prefixed::Prefixed;
 use crate::outbound::SILENCE;
@@ -119,8 +120,18 @@ fn report(worker: &Worker, caller: &Caller, address: SocketAddr, outcome: Result
 }
 
 async fn route(worker: &Rc<Worker>, client: TcpStream, caller: &mut Caller, address: SocketAddr) -> Result<(), Error> {
+    let mut is_spoken = timeout(SILENCE, spoken(&client)).await.is_ok();
+    if !is_spoken && matches!(worker.shared.inbound.current(), Known::Waiting) {
+        // Silence must not get anybody past a rule that is not known yet.
+        tokio::select! {
+            () = spoken(&client) => is_spoken = true,
+            known = worker.shared.inbound.first() => if known.is_err() {
+                reset_on_drop(&client);
+                return Err(Error::DiscoveryUnavailable(address.to_string()));
+            },
+        }
+    }
     let port = Port { address, inbound: worker.shared.inbound.current().value() };
-    let is_spoken = timeout(SILENCE, spoken(&client)).await.is_ok();
     if !is_spoken && !port.protocol().is_http() && port.mutual_tls() != MutualTls::Strict {
         // Either a client far away, or one whose server must speak first.
         if let Some((server, bytes)) = Box::pin(silent(worker, &client, &port)).await? {

@@ -230,6 +230,24 @@ async fn strict_refuses_plaintext_and_permissive_takes_it() {
 }
 
 #[tokio::test]
+async fn silence_gets_nobody_in_before_it_is_known_who_may_come() {
+    within(async {
+        let worker = proxy(&issuer(), "web", "10.0.0.2");
+        worker.shared.discovery.put_inbound(Known::Waiting);
+        let (app, address) = listen("127.0.0.1").await;
+        let mut client = TcpStream::connect(inbound_of(&worker, address).await).await.unwrap();
+        // Three times as long as a silent client is waited for.
+        let dialled = timeout(3 * SILENCE, app.accept()).await;
+        assert!(dialled.is_err(), "plaintext reached an application that may be strict");
+        put_inbound(&worker, address.port(), Protocol::Undeclared, MutualTls::Permissive);
+        let (mut app, _) = app.accept().await.unwrap();
+        app.write_all(b"220").await.unwrap();
+        client.read_exact(&mut [0; 3]).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn our_own_pod_is_served_in_process() {
     within(async {
         let issuer = issuer();
