@@ -2,6 +2,7 @@
 
 use super::error::H1Error;
 use super::{Framing, Version};
+use crate::http::head::edit::is_identity;
 use crate::http::head::headers::{Field, Span};
 
 /// The fields that mean something to the connection rather than to the application.
@@ -41,7 +42,7 @@ impl Known {
             16 if is("proxy-connection") => Self::ProxyConnection,
             17 if is("transfer-encoding") => Self::TransferEncoding,
             17 if is("transfer_encoding") => Self::Disguised,
-            23 if is("x-forwarded-client-cert") => Self::Identity,
+            23 if is_identity(name) => Self::Identity,
             _ => Self::Other,
         }
     }

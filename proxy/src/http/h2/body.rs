@@ -7,6 +7,8 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 use http::HeaderMap;
 
+use crate::http::head::edit::is_identity;
+
 /// A body being received.
 #[derive(Debug)]
 pub struct Source {
@@ -91,7 +93,7 @@ impl Source {
                 return Ok(());
             }
         }
-        self.trailers = self.stream.trailers().await.map_err(BodyError::Sender)?;
+        self.trailers = self.stream.trailers().await.map_err(BodyError::Sender)?.map(without_identity);
         self.ended = true;
         match &self.trailers {
             Some(trailers) => to.send_trailers(trailers.clone()).map_err(BodyError::Receiver),
@@ -152,6 +154,15 @@ pub async fn send(to: &mut SendStream<Bytes>, mut piece: Bytes, last: bool) -> R
         }
     }
     if last { to.send_data(Bytes::new(), true).map_err(BodyError::Receiver) } else { Ok(()) }
+}
+
+/// Some reader would take a trailer for the field that says who calls.
+fn without_identity(mut trailers: HeaderMap) -> HeaderMap {
+    let named: Vec<_> = trailers.keys().filter(|name| is_identity(name.as_ref())).cloned().collect();
+    for name in named {
+        trailers.remove(name);
+    }
+    trailers
 }
 
 /// How much of a body is kept for another try.

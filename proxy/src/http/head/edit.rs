@@ -11,6 +11,13 @@ pub struct Edits {
     authority: Option<Authority>,
 }
 
+/// Whether a field is `x-forwarded-client-cert`, in any spelling that CGI-style servers cannot tell from it.
+pub(in crate::http) fn is_identity(name: &[u8]) -> bool {
+    const IDENTITY: &[u8] = b"x-forwarded-client-cert";
+    let same = |(&sent, &known): (&u8, &u8)| sent.eq_ignore_ascii_case(&known) || (sent == b'_' && known == b'-');
+    name.len() == IDENTITY.len() && name.iter().zip(IDENTITY).all(same)
+}
+
 #[derive(Debug, Clone)]
 enum Edit {
     Set(HeaderName, HeaderValue),
@@ -67,7 +74,9 @@ impl Edits {
     /// Whether received fields of this name are dropped.
     pub(in crate::http) fn drops(&self, name: &[u8]) -> bool {
         self.fields.iter().any(|edit| match edit {
-            Edit::Set(edited, _) | Edit::Remove(edited) => name.eq_ignore_ascii_case(edited.as_ref()),
+            Edit::Set(edited, _) | Edit::Remove(edited) => {
+                name.eq_ignore_ascii_case(edited.as_ref()) || (is_identity(name) && is_identity(edited.as_ref()))
+            }
             Edit::Append(..) => false,
         })
     }
