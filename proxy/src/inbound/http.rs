@@ -134,7 +134,11 @@ impl<'w> Desk<'w> {
                 if !finished.server_persistent {
                     self.app = None;
                 }
-                if finished.client_persistent { Next::Request } else { Next::Close }
+                if finished.client_persistent {
+                    return Next::Request;
+                }
+                Box::pin(client.close()).await;
+                Next::Close
             }
             Err(error) => Box::pin(self.fail(client, &record, &error, Some(&request))).await,
         }

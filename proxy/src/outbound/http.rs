@@ -141,7 +141,11 @@ impl<'w> Lane<'w> {
                 if finished.server_persistent {
                     self.worker.http.put(server, Instant::now());
                 }
-                if persistent { Next::Request } else { Next::Close }
+                if persistent {
+                    return Next::Request;
+                }
+                Box::pin(client.close()).await;
+                Next::Close
             }
             Err(error) => Box::pin(self.fail(client, &record, &error, Some(&request))).await,
         }

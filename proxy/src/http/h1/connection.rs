@@ -89,8 +89,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Writes all output and ends the connection so that the other side can read it: a reset would destroy it.
     pub async fn write_and_close(&mut self) {
         if self.write().await.is_ok() {
-            let _ = tokio::time::timeout(LINGER, self.discard()).await;
+            self.close().await;
         }
+    }
+
+    /// Ends a connection after a whole message: in order, so that one that ends with the connection is known to be whole,
+    /// and without a reset, which could destroy it on the way.
+    pub async fn close(&mut self) {
+        let _ = tokio::time::timeout(LINGER, self.discard()).await;
     }
 
     /// Ends our direction, and reads to the end of the other.

@@ -13,7 +13,7 @@ use super::*;
 use crate::control::Known;
 use crate::drain::Phase;
 use crate::testbed::{
-    call, endpoint, failures, inbound_of, issuer, listen, metrics, proxy, put_inbound, put_service, spiffe_id,
+    call, certify, endpoint, failures, inbound_of, issuer, listen, metrics, proxy, put_inbound, put_service, spiffe_id,
 };
 
 /// Two workloads, a Service of the second one, and its application's socket.
@@ -367,6 +367,59 @@ async fn an_idle_connection_holds_little() {
         let size = size_of_val(&future);
         assert!(size <= 5 * 1024, "{size} bytes per connection");
         drop((future, far));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_body_that_ends_with_the_connection_arrives_whole_or_visibly_broken() {
+    within(async {
+        let pair = Pair::new().await;
+        let mut client = call(&pair.client, pair.service).await;
+        send(&mut client, GET).await;
+        let (mut app, _) = pair.app.accept().await.unwrap();
+        read(&mut app, 0).await;
+        send(&mut app, "HTTP/1.0 200 OK\r\n\r\nall of it").await;
+        drop(app);
+        let mut response = String::new();
+        client.read_to_string(&mut response).await.unwrap();
+        assert!(response.ends_with("\r\n\r\nall of it"), "{response}");
+        assert!(failures(&pair.client).is_empty() && failures(&pair.server).is_empty());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nobody_passes_for_somebody_else_by_another_spelling() {
+    within(async {
+        let pair = Pair::new().await;
+        let mut client = call(&pair.client, pair.service).await;
+        send(&mut client, "GET / HTTP/1.1\r\nHost: web\r\nX_Forwarded-Client_Cert: URI=spiffe://evil\r\n\r\n").await;
+        let (mut app, _) = pair.app.accept().await.unwrap();
+        let request = read(&mut app, 0).await;
+        assert!(!request.contains("evil") && request.contains(&spiffe_id("cart")), "{request}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn idle_connections_to_a_peer_that_is_not_trusted_any_more_are_not_used() {
+    within(async {
+        let pair = Pair::new().await;
+        let mut client = call(&pair.client, pair.service).await;
+        send(&mut client, GET).await;
+        let (mut app, _) = pair.app.accept().await.unwrap();
+        read(&mut app, 0).await;
+        send(&mut app, OK).await;
+        assert_eq!(read(&mut client, 2).await, OK);
+        let stranger = issuer();
+        certify(&stranger, &pair.client.shared.mesh_tls, "cart");
+        pair.client.shared.mesh_tls.set_bundle(Arc::new(stranger.bundle().clone()));
+        pair.client.shared.trust_changed.send_replace(());
+        send(&mut client, GET).await;
+        let response = read(&mut client, 8).await;
+        assert!(response.starts_with("HTTP/1.1 50"), "{response}");
+        assert!(matches!(app.read(&mut [0; 1]).await, Ok(0) | Err(_)), "sent to a stranger");
     })
     .await;
 }
