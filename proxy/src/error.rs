@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use identity::HandshakeFailure;
@@ -14,7 +15,7 @@ use proto::Reason;
 use crate::http::h1::error::H1Error;
 
 /// Why the mesh answers, closes or refuses instead of the application.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// Discovery said nothing in time.
     #[error("no controller has told this proxy about {0} yet; see meshctl proxy-status")]
@@ -45,7 +46,7 @@ pub enum Error {
         /// Who was dialled.
         address: SocketAddr,
         /// What the kernel said.
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     /// No mesh TLS came about, or with somebody else than it should have.
     #[error("mesh TLS with {address} failed: {problem}")]
@@ -87,6 +88,9 @@ pub enum Error {
     /// Somebody dialled a port of the proxy itself.
     #[error("{0} is a port of the proxy itself, which no connection may be sent to")]
     OwnPort(SocketAddr),
+    /// Somebody sent a connection for another address to this workload.
+    #[error("{0} is not an address of this workload, which passes nothing on for others")]
+    OthersAddress(SocketAddr),
     /// The client's HTTP/1 is broken.
     #[error("the request is not valid: {0}")]
     Request(H1Error),
@@ -139,7 +143,7 @@ impl Error {
             Self::NoEndpoints(_) => Reason::NoEndpoints,
             Self::ConnectRefused(_) => Reason::ConnectRefused,
             Self::ConnectTimeout { .. } => Reason::ConnectTimeout,
-            Self::ConnectFailed { .. } | Self::OwnPort(_) => Reason::ConnectFailed,
+            Self::ConnectFailed { .. } | Self::OwnPort(_) | Self::OthersAddress(_) => Reason::ConnectFailed,
             Self::Tls { failure, .. } => handshake_reason(*failure),
             Self::CertificateUnavailable => Reason::CertificateUnavailable,
             Self::ConnectionClosed(_) => Reason::ConnectionClosed,
@@ -178,7 +182,7 @@ impl Error {
             | Reason::TlsUntrusted
             | Reason::ConnectionLost
             | Reason::AppRefused
-            | Reason::Draining => !matches!(self, Self::OwnPort(_)),
+            | Reason::Draining => !matches!(self, Self::OwnPort(_) | Self::OthersAddress(_)),
             Reason::Overloaded => matches!(self, Self::Told { .. }),
             Reason::DiscoveryUnavailable
             | Reason::NoRoute

@@ -1,6 +1,7 @@
 //! Sockets and streams: everything that knows bytes and addresses, and nothing about protocols.
 
 pub mod copy;
+pub mod keepalive;
 pub mod listen;
 pub mod orig_dst;
 pub mod prefixed;

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use crate::Error;
 use crate::inbound;
+use crate::net::keepalive::keep_alive;
 use crate::stream::Stream;
 use crate::tls::{MeshProtocol, read_answer};
 use crate::worker::Worker;
@@ -61,7 +62,7 @@ pub async fn connect(address: SocketAddr, mark: Option<u32>, limit: Duration) ->
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::ConnectionRefused => Error::ConnectRefused(address),
         io::ErrorKind::TimedOut => Error::ConnectTimeout { address, after: limit },
-        _ => Error::ConnectFailed { address, source },
+        _ => Error::ConnectFailed { address, source: source.into() },
     };
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
     if let Some(mark) = mark {
@@ -69,7 +70,7 @@ pub async fn connect(address: SocketAddr, mark: Option<u32>, limit: Duration) ->
     }
     socket.set_nodelay(true).map_err(failed)?;
     match timeout(limit, socket.connect(address)).await {
-        Ok(outcome) => outcome.map_err(failed),
+        Ok(outcome) => outcome.inspect(keep_alive).map_err(failed),
         Err(_) => Err(Error::ConnectTimeout { address, after: limit }),
     }
 }

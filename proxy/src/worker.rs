@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -26,9 +26,11 @@ use crate::config::Config;
 use crate::control::{Discovery, Watch};
 use crate::drain::{Drain, Phase};
 use crate::http::client::Client;
+use crate::net::keepalive::keep_alive;
 use crate::net::orig_dst::{OriginalDestination, normal};
 use crate::outbound::plan::Plan;
 use crate::outbound::verdicts::Verdicts;
+use crate::stream::reset_on_drop;
 use crate::telemetry::{Direction, Occurrence, PeerLabels, Telemetry};
 use crate::tls::Tls;
 use crate::{inbound, outbound};
@@ -117,6 +119,19 @@ impl Shared {
     pub fn refuse_own_port(&self, address: SocketAddr) -> Result<(), Error> {
         let ours = self.is_own_address(address.ip()) || address.ip().is_loopback() || address.ip().is_unspecified();
         if ours && self.is_own_port(address.port()) { Err(Error::OwnPort(address)) } else { Ok(()) }
+    }
+
+    /// Refuses inbound connections that were not sent to this workload.
+    ///
+    /// The redirect comes before routing: what a neighbour on the same network sends to our link address arrives here
+    /// whatever its destination, `127.0.0.1` and the outside world included. Passing it on would publish ports that listen
+    /// on loopback only, and lend others our address.
+    pub fn refuse_others_address(&self, address: SocketAddr) -> Result<(), Error> {
+        let ip = address.ip();
+        let nobodys = ip.is_loopback() || ip.is_unspecified() || ip.is_multicast();
+        // An address that the bootstrap does not know, on a second network or of a load balancer, is one that can be bound.
+        let ours = self.is_own_address(ip) || (!nobodys && UdpSocket::bind((ip, 0)).is_ok());
+        if ours { Ok(()) } else { Err(Error::OthersAddress(address)) }
     }
 
     /// Tells people of a failure: ring, metric, log.
@@ -284,6 +299,7 @@ async fn serve(worker: &Rc<Worker>, direction: Direction, tcp: TcpStream, client
     let client = normal(client);
     // Responses are written whole: waiting for more would only delay them. Fails on dead sockets alone.
     let _ = tcp.set_nodelay(true);
+    keep_alive(&tcp);
     let destination = match OriginalDestination::of(&tcp) {
         Ok(destination) => destination.addr(),
         Err(_) => {
@@ -293,9 +309,15 @@ async fn serve(worker: &Rc<Worker>, direction: Direction, tcp: TcpStream, client
             return;
         }
     };
-    match direction {
-        Direction::Outbound => outbound::serve(worker, tcp, destination).await,
-        Direction::Inbound => inbound::serve(worker, tcp, client, destination).await,
+    if direction == Direction::Outbound {
+        return outbound::serve(worker, tcp, destination).await;
+    }
+    match worker.shared.refuse_others_address(destination) {
+        Ok(()) => inbound::serve(worker, tcp, client, destination).await,
+        Err(error) => {
+            reset_on_drop(&tcp);
+            worker.shared.failed(direction, &client.ip().to_string(), &destination.to_string(), &error, 0);
+        }
     }
 }
 
@@ -393,11 +415,29 @@ const EVENT_INTERVAL: u32 = 61;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testbed::{issuer, proxy};
 
     #[test]
     fn the_bound_follows_the_descriptors() {
         assert_eq!(most_connections(Some(1024)), 448);
         assert_eq!(most_connections(Some(0)), 16);
         assert_eq!(most_connections(None), (1 << 19) - 64);
+    }
+
+    #[test]
+    fn only_what_was_sent_to_this_workload_is_passed_on() {
+        let worker = proxy(&issuer(), "web", "10.0.0.2");
+        for (address, passes) in [
+            ("10.0.0.2:80", true),
+            ("127.0.0.1:6379", false),
+            ("[::1]:6379", false),
+            ("0.0.0.0:80", false),
+            ("224.0.0.1:80", false),
+            ("192.0.2.1:443", false),
+            ("[2001:db8::1]:443", false),
+        ] {
+            let outcome = worker.shared.refuse_others_address(address.parse().unwrap());
+            assert_eq!(outcome.is_ok(), passes, "{address}: {outcome:?}");
+        }
     }
 }

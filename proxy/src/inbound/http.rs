@@ -249,7 +249,6 @@ pub fn forwarded_identity(worker: &Worker, caller: &Caller) -> Option<HeaderValu
 async fn tunnel(client: Connection<Stream>, app: Connection<Stream>) {
     let mut client = into_pipe(client);
     let mut app = into_pipe(app);
-    client.inner().keep_alive();
     if copy::relay(&mut client, &mut app, |_, _| {}).await.is_err() {
         client.inner().reset_on_drop();
         app.inner().reset_on_drop();

@@ -332,8 +332,6 @@ pub fn is_idempotent(head: &RequestHead) -> bool {
 async fn tunnel(client: Connection<Stream>, server: Connection<Stream>) {
     let mut client = into_pipe(client);
     let mut server = into_pipe(server);
-    client.inner().keep_alive();
-    server.inner().keep_alive();
     if copy::relay(&mut client, &mut server, |_, _| {}).await.is_err() {
         client.inner().reset_on_drop();
         server.inner().reset_on_drop();

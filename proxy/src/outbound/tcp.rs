@@ -111,8 +111,6 @@ async fn balanced(worker: &Rc<Worker>, destination: &Destination, id: &ServicePo
 
 /// Copies until both sides are done, the peer is not trusted any more, or one side fails.
 pub async fn relay(worker: &Worker, mut client: Prefixed<Stream>, mut server: Prefixed<Stream>, edge: Edge) {
-    client.inner().keep_alive();
-    server.inner().keep_alive();
     let distrusted = worker.tls.until_distrusted(&worker.shared, server.inner().peer());
     let copied = copy::relay(&mut client, &mut server, |way, bytes| match way {
         Way::Forward => edge.open.received(bytes as u64),
