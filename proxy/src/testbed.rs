@@ -4,12 +4,13 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use identity::{DEFAULT_LEAF_LIFETIME, Issuer, KeyAndRequest, MeshTls, TrustDomain};
 use policy::{Endpoint, Endpoints, Inbound, InboundPort, Outbound, Protocol, Service, ServicePort, Settings};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
+use tokio::time::timeout;
 
 use crate::config::Config;
 use crate::control::{Discovery, Known};
@@ -66,6 +67,19 @@ pub(crate) async fn listen(ip: &str) -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind((ip, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     (listener, address)
+}
+
+/// A listener whose backlog is full does not answer a SYN, like an address that nobody has any more.
+pub(crate) async fn silent_address() -> (socket2::Socket, Vec<TcpStream>, SocketAddr) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let mut filling = Vec::new();
+    while let Ok(stream) = timeout(Duration::from_millis(300), TcpStream::connect(address)).await {
+        filling.push(stream.unwrap());
+    }
+    (socket, filling, address)
 }
 
 /// The inbound side of a proxy, for callers of the returned address; `app` is what they mean.

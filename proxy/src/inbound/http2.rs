@@ -126,8 +126,14 @@ async fn forward(
     let mut again = true;
     loop {
         let request = head.to_parts().ok_or(Error::RequestInvalid("the target cannot be forwarded over HTTP/2"))?;
-        let lease = desk.links.lease(async || dial_app(&desk.worker, address).await).await?;
-        let Ok(sender) = lease.sender().await else {
+        let dial = async || dial_app(&desk.worker, address).await;
+        let leasing = async {
+            let lease = desk.links.lease(dial).await?;
+            let sender = lease.sender().await;
+            Ok::<_, Error>((lease, sender))
+        };
+        let leased = exchange::while_wanted(respond, Box::pin(leasing)).await.ok_or(Error::ClientClosed)?;
+        let (lease, Ok(sender)) = leased? else {
             if std::mem::take(&mut again) {
                 continue;
             }

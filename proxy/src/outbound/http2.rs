@@ -101,7 +101,7 @@ async fn forward(
     rule.filters.request(&mut head.edits);
     let backend = rule.backend(|below| rand::random_range(0..below))?;
     backend.filters.request(&mut head.edits);
-    backend.ready(rule).await?;
+    exchange::while_wanted(respond, backend.ready(rule)).await.ok_or(Error::ClientClosed)??;
     let request = head.to_parts().ok_or(Error::RequestInvalid("the target cannot be forwarded over HTTP/2"))?;
     let mut tried: Vec<SocketAddr> = Vec::new();
     let mut last = None;
@@ -113,7 +113,9 @@ async fn forward(
         };
         let alone = !backend.has_other(address.is_ipv6(), tried.len());
         let go = Try { rule, backend, member: &member, limit: rule.limit(record.start, now) };
-        let lease = match connect(worker, &go, patience(tried.len(), alone)).await {
+        let connecting = connect(worker, &go, patience(tried.len(), alone));
+        let leased = exchange::while_wanted(respond, connecting).await.ok_or(Error::ClientClosed)?;
+        let lease = match leased {
             Ok(lease) => lease,
             Err(error) if error.retryable() && attempt < MOST_TRIES => {
                 record.retried();
@@ -171,7 +173,8 @@ async fn try_once(
     let sent_at = Instant::now();
     record.tried(go, sent_at);
     let lost = |_| Failure { error: Error::ConnectionLost(endpoint.address), unprocessed: true };
-    let sender = lease.sender().await.map_err(lost)?;
+    let gone = || Failure { error: Error::ClientClosed, unprocessed: false };
+    let sender = exchange::while_wanted(respond, lease.sender()).await.ok_or_else(gone)?.map_err(lost)?;
     let judge = |head: &mut ResponseHead| {
         let now = Instant::now();
         in_flight.load().answered(now.saturating_duration_since(sent_at), now);

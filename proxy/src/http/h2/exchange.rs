@@ -72,6 +72,20 @@ pub async fn run<E>(
     Ok(Finished { grpc_status: finished.grpc_status.or(from_head), ..finished })
 }
 
+/// Does what must come before a request can be sent, for as long as its client waits for a response; `None`: it does not.
+///
+/// Without this, a client that opens streams and resets them while its server is busy would leave a task for each behind.
+pub async fn while_wanted<T>(respond: &mut SendResponse<Bytes>, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    poll_fn(|cx| {
+        if respond.poll_reset(cx).is_ready() {
+            return Poll::Ready(None);
+        }
+        work.as_mut().poll(cx).map(Some)
+    })
+    .await
+}
+
 /// Whether the server says, or its ending implies, that nothing was done about the request.
 pub fn is_unprocessed(error: &h2::Error) -> bool {
     let refused = error.is_reset() && error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM);

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use h2::client::SendRequest;
+use h2::client::{self, SendRequest};
 use tokio::sync::Mutex;
 use tokio::task::spawn_local;
 
@@ -18,8 +18,16 @@ pub struct Links {
     address: SocketAddr,
     max_head: u32,
     list: RefCell<Vec<Rc<Link>>>,
-    /// One dials at a time; who waited finds the new connection.
+    /// One dials at a time; who waited finds the new connection, or what became of it.
     dialling: Mutex<()>,
+    failed: RefCell<Failed>,
+}
+
+/// How many dials failed, and why the last one did.
+#[derive(Debug, Default)]
+struct Failed {
+    dials: u64,
+    error: Option<Error>,
 }
 
 #[derive(Debug)]
@@ -29,6 +37,8 @@ struct Link {
     /// It takes no more streams: GOAWAY, or gone.
     ended: Rc<Cell<bool>>,
 }
+
+type Dialled = (SendRequest<Bytes>, client::Connection<Stream, Bytes>);
 
 /// Room for one stream on a connection.
 #[derive(Debug)]
@@ -41,7 +51,7 @@ pub struct Lease {
 impl Links {
     /// No connection yet.
     pub fn new(address: SocketAddr, max_head: u32) -> Self {
-        Self { address, max_head, list: RefCell::default(), dialling: Mutex::new(()) }
+        Self { address, max_head, list: RefCell::default(), dialling: Mutex::new(()), failed: RefCell::default() }
     }
 
     /// Room for a stream; `dial` makes a new connection where there is none.
@@ -49,9 +59,16 @@ impl Links {
         if let Some(lease) = self.free() {
             return Ok(lease);
         }
+        let failed_before = self.failed.borrow().dials;
         let _dialling = self.dialling.lock().await;
         if let Some(lease) = self.free() {
             return Ok(lease);
+        }
+        // Dialling anew for each of them, one after the other, would keep the last waiting for hours.
+        if self.failed.borrow().dials != failed_before
+            && let Some(error) = &self.failed.borrow().error
+        {
+            return Err(error.clone());
         }
         if self.list.borrow().len() >= MOST_LINKS
             && let Some(busy) = self.list.borrow().iter().min_by_key(|link| link.streams.get())
@@ -59,10 +76,10 @@ impl Links {
             // h2 holds the stream back until the server takes another.
             return Ok(Lease::new(busy, true));
         }
-        let stream = dial().await?;
-        let builder = super::client(self.max_head);
-        let handshake = builder.handshake(stream).await;
-        let (sender, connection) = handshake.map_err(|_| Error::ConnectionLost(self.address))?;
+        let (sender, connection) = self.connect(dial).await.inspect_err(|error| {
+            let mut failed = self.failed.borrow_mut();
+            *failed = Failed { dials: failed.dials + 1, error: Some(error.clone()) };
+        })?;
         let ended = Rc::new(Cell::new(false));
         let told = Rc::clone(&ended);
         spawn_local(async move {
@@ -73,6 +90,12 @@ impl Links {
         let link = Rc::new(Link { sender, streams: Cell::new(0), ended });
         self.list.borrow_mut().push(Rc::clone(&link));
         Ok(Lease::new(&link, false))
+    }
+
+    async fn connect(&self, dial: impl AsyncFn() -> Result<Stream, Error>) -> Result<Dialled, Error> {
+        let stream = dial().await?;
+        let handshake = super::client(self.max_head).handshake(stream).await;
+        handshake.map_err(|_| Error::ConnectionLost(self.address))
     }
 
     /// Closes connections without streams. True if none is left.
@@ -128,3 +151,27 @@ impl Drop for Lease {
 
 /// Connections per server and worker.
 const MOST_LINKS: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_dial_learns_how_it_ended() {
+        let address: SocketAddr = "10.0.0.7:80".parse().unwrap();
+        let links = Links::new(address, 1024);
+        let dials = Cell::new(0);
+        let dial = async || {
+            dials.set(dials.get() + 1);
+            tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+            Err(Error::AppRefused(address))
+        };
+        let (one, two, three) = tokio::join!(links.lease(dial), links.lease(dial), links.lease(dial));
+        for outcome in [one, two, three] {
+            assert!(matches!(outcome, Err(Error::AppRefused(_))), "{outcome:?}");
+        }
+        assert_eq!(dials.get(), 1);
+        assert!(links.lease(dial).await.is_err());
+        assert_eq!(dials.get(), 2, "who comes later tries anew");
+    }
+}

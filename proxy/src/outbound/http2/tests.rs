@@ -12,7 +12,8 @@ use tokio::task::LocalSet;
 
 use super::*;
 use crate::testbed::{
-    call, endpoint, failures, inbound_of, issuer, listen, metrics, proxy, put_inbound, put_service, spiffe_id,
+    call, endpoint, failures, inbound_of, issuer, listen, metrics, proxy, put_inbound, put_service, silent_address,
+    spiffe_id,
 };
 
 /// Two workloads, a Service of the second one, and its application's socket.
@@ -292,6 +293,46 @@ async fn rapid_reset_ends_that_connection_alone() {
         assert!(failures(&pair.client).contains(&"protocol_error".to_owned()));
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_client_that_cancels_leaves_nothing_waiting_for_a_busy_application() {
+    within(async {
+        let issuer = issuer();
+        let (client, server) = (proxy(&issuer, "cart", "10.0.0.1"), proxy(&issuer, "web", "10.0.0.2"));
+        let (_socket, _filling, busy) = silent_address().await;
+        put_inbound(&server, busy.port(), Protocol::Grpc, MutualTls::Permissive);
+        let inbound = inbound_of(&server, busy).await;
+        for (caller, to) in [(None, inbound), (Some(&client), busy)] {
+            let worker = caller.unwrap_or(&server);
+            let direction = if caller.is_some() { "outbound" } else { "inbound" };
+            let in_flight = |count| format!("mesh_requests_in_flight{{direction=\"{direction}\"}} {count}\n");
+            let tcp = match caller {
+                None => TcpStream::connect(to).await.unwrap(),
+                Some(worker) => {
+                    let service = "10.96.0.7:80".parse().unwrap();
+                    put_service(worker, service, Protocol::Grpc, vec![endpoint(to, None)]);
+                    call(worker, service).await
+                }
+            };
+            let (sender, connection) = client::handshake(tcp).await.unwrap();
+            spawn_local(connection);
+            let mut sender = sender.ready().await.unwrap();
+            let streams: Vec<_> = (0..10).map(|_| sender.send_request(grpc(), true).unwrap()).collect();
+            until(|| metrics(worker).contains(&in_flight(10))).await;
+            drop(streams);
+            // Long before the application would be given up.
+            let gone = until(|| metrics(worker).contains(&in_flight(0)));
+            tokio::time::timeout(Duration::from_secs(2), gone).await.expect("requests nobody waits for go on");
+        }
+    })
+    .await;
+}
+
+async fn until(holds: impl Fn() -> bool) {
+    while !holds() {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// A frame: length, type, flags, stream.
