@@ -76,21 +76,29 @@ pub async fn detect<S>(stream: &mut S, mut prefix: BytesMut, silence: Duration) 
 where
     S: AsyncRead + Unpin,
 {
+    let outcome = detect_into(stream, &mut prefix, silence).await?;
+    Ok(Detection { outcome, prefix })
+}
+
+/// As [`detect`]; may be cancelled: what was read until then is in `prefix`.
+pub async fn detect_into<S>(stream: &mut S, prefix: &mut BytesMut, silence: Duration) -> io::Result<Outcome>
+where
+    S: AsyncRead + Unpin,
+{
     let start = Instant::now();
     loop {
-        if let Some(protocol) = classify(&prefix) {
-            return Ok(Detection { outcome: Outcome::Protocol(protocol), prefix });
+        if let Some(protocol) = classify(prefix) {
+            return Ok(Outcome::Protocol(protocol));
         }
         prefix.reserve(READ_BYTES);
         let patience = if prefix.is_empty() { silence } else { PATIENCE.max(silence) };
-        let outcome = match timeout_at(start + patience, stream.read_buf(&mut prefix)).await {
-            Ok(Ok(0)) if prefix.is_empty() => Outcome::Closed,
-            Err(_) if prefix.is_empty() => Outcome::Silent,
-            Ok(Ok(0)) | Err(_) => Outcome::Protocol(as_it_stands(&prefix)),
-            Ok(Ok(_)) => continue,
+        match timeout_at(start + patience, stream.read_buf(prefix)).await {
+            Ok(Ok(0)) if prefix.is_empty() => return Ok(Outcome::Closed),
+            Err(_) if prefix.is_empty() => return Ok(Outcome::Silent),
+            Ok(Ok(0)) | Err(_) => return Ok(Outcome::Protocol(as_it_stands(prefix))),
+            Ok(Ok(_)) => {}
             Ok(Err(error)) => return Err(error),
-        };
-        return Ok(Detection { outcome, prefix });
+        }
     }
 }
 

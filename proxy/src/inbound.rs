@@ -1,5 +1,6 @@
 //! What others dial at our workload: who is it, may it, and on to the application.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,12 +9,13 @@ use std::time::Duration;
 use bytes::BytesMut;
 use policy::{Inbound, InboundPort, MutualTls, Protocol};
 use proto::preface::Preface;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::Error;
 use crate::control::Known;
-use crate::detect::{self, Outcome, detect};
+use crate::detect::{self, Outcome, detect, detect_into};
 use crate::net::prefixed::Prefixed;
 use crate::outbound::SILENCE;
 use crate::race::{First, ServerSpeaks, first, server_speaks, spoken};
@@ -218,6 +220,11 @@ async fn plaintext(
             Ok(())
         }
         Outcome::Protocol(detect::Protocol::Http2) => Box::pin(http2::serve(worker, client, caller, &port)).await,
+        // What some application takes for HTTP though we do not must not get past us: the parser refuses it.
+        Outcome::Protocol(detect::Protocol::Bytes) if port.protocol().is_http() => {
+            Box::pin(http::serve(worker, client, caller, &port)).await;
+            Ok(())
+        }
         Outcome::Protocol(detect::Protocol::Tls(_) | detect::Protocol::Bytes) | Outcome::Silent | Outcome::Closed => {
             tcp::forward(worker, client, caller, &port).await
         }
@@ -233,23 +240,84 @@ async fn mesh(
     protocol: MeshProtocol,
 ) -> Result<(), Error> {
     match protocol {
-        MeshProtocol::Tcp => tcp::forward_answered(worker, client, caller, port).await,
-        MeshProtocol::Http1 => {
-            let distrusted = worker.tls.until_distrusted(&worker.shared, client.inner().peer());
-            tokio::select! {
-                () = Box::pin(http::serve(worker, client, caller, port)) => {}
-                () = distrusted => {}
-            }
-            Ok(())
-        }
-        MeshProtocol::Http2 => {
-            let distrusted = worker.tls.until_distrusted(&worker.shared, client.inner().peer());
-            tokio::select! {
-                served = Box::pin(http2::serve(worker, client, caller, port)) => served,
-                () = distrusted => Ok(()),
-            }
-        }
+        MeshProtocol::Tcp => Box::pin(mesh_tcp(worker, client, caller, port)).await,
+        MeshProtocol::Http1 | MeshProtocol::Http2 => mesh_http(worker, client, caller, port, protocol).await,
     }
+}
+
+async fn mesh_http(
+    worker: &Rc<Worker>,
+    client: Prefixed<Stream>,
+    caller: &Caller,
+    port: &Port,
+    protocol: MeshProtocol,
+) -> Result<(), Error> {
+    let distrusted = worker.tls.until_distrusted(&worker.shared, client.inner().peer());
+    let served = async {
+        if protocol == MeshProtocol::Http2 {
+            return Box::pin(http2::serve(worker, client, caller, port)).await;
+        }
+        Box::pin(http::serve(worker, client, caller, port)).await;
+        Ok(())
+    };
+    tokio::select! {
+        served = served => served,
+        () = distrusted => Ok(()),
+    }
+}
+
+/// `mesh/tcp`: bytes, as the client's proxy says. What that proxy says is a hint: HTTP is read as HTTP all the same, or
+/// whoever has a certificate could speak to the application in somebody else's name.
+async fn mesh_tcp(
+    worker: &Rc<Worker>,
+    mut client: Prefixed<Stream>,
+    caller: &Caller,
+    port: &Port,
+) -> Result<(), Error> {
+    let mut server = tcp::dial_answered(worker, &mut client, port).await?;
+    if matches!(port.protocol(), Protocol::Tcp | Protocol::Tls) {
+        tcp::relay(worker, client, Prefixed::new(Vec::new(), server), caller, port).await;
+        return Ok(());
+    }
+    let (mut spoken, mut greeting) = (BytesMut::new(), BytesMut::new());
+    let first = tokio::select! {
+        biased;
+        outcome = client_speaks(&mut client, &mut spoken) => outcome.map(Some),
+        read = server.read_buf(&mut greeting) => read.map(|_| None),
+    };
+    let outcome = match first {
+        // Its settings may come before its client's, so they decide nothing.
+        Ok(None) if server_speaks(&greeting) == ServerSpeaks::Http2 => {
+            client_speaks(&mut client, &mut spoken).await.map(Some)
+        }
+        first => first,
+    };
+    let Ok(outcome) = outcome else {
+        client.inner().reset_on_drop();
+        server.reset_on_drop();
+        return Ok(());
+    };
+    let protocol = match outcome {
+        Some(Outcome::Protocol(detect::Protocol::Http1)) => MeshProtocol::Http1,
+        Some(Outcome::Protocol(detect::Protocol::Http2)) => MeshProtocol::Http2,
+        Some(Outcome::Protocol(detect::Protocol::Bytes)) if port.protocol().is_http() => MeshProtocol::Http1,
+        _ => MeshProtocol::Tcp,
+    };
+    let client = Prefixed::new(spoken, client.into_parts().1);
+    if protocol == MeshProtocol::Tcp {
+        tcp::relay(worker, client, Prefixed::new(greeting, server), caller, port).await;
+        return Ok(());
+    }
+    drop(server);
+    mesh_http(worker, client, caller, port, protocol).await
+}
+
+/// Waits for a client that may well leave the first word to its server; may be cancelled.
+async fn client_speaks(client: &mut Prefixed<Stream>, spoken: &mut BytesMut) -> io::Result<Outcome> {
+    if spoken.is_empty() && client.read_buf(spoken).await? == 0 {
+        return Ok(Outcome::Closed);
+    }
+    detect_into(client, spoken, detect::PATIENCE).await
 }
 
 /// Connects to the application: on the pod's own address, on loopback only where the workload says so.

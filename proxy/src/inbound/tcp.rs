@@ -26,21 +26,15 @@ pub async fn forward(worker: &Rc<Worker>, client: Prefixed<Stream>, caller: &Cal
     }
 }
 
-/// Relays `mesh/tcp`: the client's proxy is told first whether the application took the connection.
-pub async fn forward_answered(
-    worker: &Rc<Worker>,
-    mut client: Prefixed<Stream>,
-    caller: &Caller,
-    port: &Port,
-) -> Result<(), Error> {
+/// Dials the application for `mesh/tcp`: the client's proxy is told first whether the application took the connection.
+pub async fn dial_answered(worker: &Rc<Worker>, client: &mut Prefixed<Stream>, port: &Port) -> Result<Stream, Error> {
     let app = dial_app(worker, port.address).await;
     let reason = app.as_ref().err().map(Error::reason);
     // Where the answer does not get through, the client's proxy knows as much: nothing reached the application.
-    let told = write_answer(&mut client, reason).await;
+    let told = write_answer(client, reason).await;
     let server = app?;
     told.map_err(|_| Error::ClientClosed)?;
-    relay(worker, client, Prefixed::new(Vec::new(), server), caller, port).await;
-    Ok(())
+    Ok(server)
 }
 
 /// Copies until both sides are done, the caller is not trusted any more, or one side fails.
@@ -60,7 +54,6 @@ pub async fn relay(
     };
     let open = worker.shared.telemetry.metrics.tcp(&labels).open();
     drop(labels);
-    client.inner().keep_alive();
     let distrusted = worker.tls.until_distrusted(&worker.shared, client.inner().peer());
     let copied = copy::relay(&mut client, &mut server, |way, bytes| match way {
         Way::Forward => open.received(bytes as u64),

@@ -3,15 +3,20 @@
 use std::future::Future;
 
 use policy::{Endpoint, MutualTls};
+use rustls_pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::{LocalSet, spawn_local};
 
 use super::*;
 use crate::control::Known;
+use crate::stream::Stream;
 use crate::testbed::{
-    call, certify, endpoint, failures, inbound_of, issuer, listen, metrics, proxy, put_inbound, put_service, spiffe_id,
+    call, certify, endpoint, failures, inbound_of, issuer, listen, metrics, proxy, put_inbound, put_service,
+    silent_address, spiffe_id,
 };
+use crate::tls::MeshProtocol;
+use crate::upstream;
 
 /// Two workloads, a Service of the second one, and its application's socket.
 struct Pair {
@@ -138,19 +143,6 @@ async fn an_app_that_refuses_has_another_endpoint_tried() {
     .await;
 }
 
-/// A listener whose backlog is full does not answer a SYN, like an address that nobody has any more.
-async fn silent_address() -> (socket2::Socket, Vec<TcpStream>, SocketAddr) {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
-    socket.listen(0).unwrap();
-    let address = socket.local_addr().unwrap().as_socket().unwrap();
-    let mut filling = Vec::new();
-    while let Ok(stream) = timeout(Duration::from_millis(300), TcpStream::connect(address)).await {
-        filling.push(stream.unwrap());
-    }
-    (socket, filling, address)
-}
-
 #[tokio::test]
 async fn an_endpoint_that_does_not_answer_costs_little() {
     within(async {
@@ -243,6 +235,91 @@ async fn silence_gets_nobody_in_before_it_is_known_who_may_come() {
         let (mut app, _) = app.accept().await.unwrap();
         app.write_all(b"220").await.unwrap();
         client.read_exact(&mut [0; 3]).await.unwrap();
+    })
+    .await;
+}
+
+/// `mesh/tcp` to the workload, as a peer sends it that says so whatever it carries.
+async fn lie(pair: &Pair) -> Stream {
+    let name = ServerName::from(pair.endpoint.address.ip());
+    let limit = Duration::from_secs(5);
+    upstream::dial(&pair.client, &pair.endpoint, &name, MeshProtocol::Tcp, limit).await.unwrap()
+}
+
+async fn read_until(stream: &mut (impl AsyncReadExt + Unpin), end: &str) -> String {
+    let mut text = String::new();
+    while !text.ends_with(end) {
+        let mut bytes = [0; 1024];
+        let count = stream.read(&mut bytes).await.unwrap();
+        assert!(count > 0, "{text}");
+        text.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
+    }
+    text
+}
+
+#[tokio::test]
+async fn a_peer_that_calls_its_http_bytes_speaks_in_nobody_elses_name() {
+    within(async {
+        for protocol in [Protocol::Undeclared, Protocol::Http1] {
+            let pair = Pair::new(protocol).await;
+            let mut stream = lie(&pair).await;
+            let forged = b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-Client-Cert: URI=spiffe://evil\r\n\r\n";
+            stream.write_all(forged).await.unwrap();
+            stream.flush().await.unwrap();
+            let heard = async {
+                loop {
+                    let (mut app, _) = pair.app.accept().await.unwrap();
+                    let mut first = [0; 1];
+                    // The connection for bytes, which were none, ends.
+                    if app.read(&mut first).await.unwrap() == 1 {
+                        return read_until(&mut app, "\r\n\r\n").await;
+                    }
+                }
+            };
+            let request = heard.await;
+            assert!(!request.contains("evil") && request.contains(&spiffe_id("cart")), "{request}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_only_some_applications_take_for_http_does_not_reach_one() {
+    within(async {
+        let odd = b"\r\n\r\nGET / HTTP/1.1\r\nX-Forwarded-Client-Cert: URI=spiffe://evil\r\n\r\n";
+        let pair = Pair::new(Protocol::Http1).await;
+        let mut stream = lie(&pair).await;
+        stream.write_all(odd).await.unwrap();
+        stream.flush().await.unwrap();
+        assert!(read_until(&mut stream, "\n").await.starts_with("HTTP/1.1 400"));
+
+        let (_, address) = (&pair.app, pair.app.local_addr().unwrap());
+        let mut plain = TcpStream::connect(inbound_of(&pair.server, address).await).await.unwrap();
+        plain.write_all(odd).await.unwrap();
+        assert!(read_until(&mut plain, "\n").await.starts_with("HTTP/1.1 400"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn bytes_on_an_undeclared_port_go_through_whoever_begins() {
+    within(async {
+        let pair = Pair::new(Protocol::Undeclared).await;
+        let mut stream = lie(&pair).await;
+        let (mut app, _) = pair.app.accept().await.unwrap();
+        stream.write_all(b"PING\r\n").await.unwrap();
+        stream.flush().await.unwrap();
+        assert_eq!(read_until(&mut app, "\n").await, "PING\r\n");
+        app.write_all(b"PONG\r\n").await.unwrap();
+        assert_eq!(read_until(&mut stream, "\n").await, "PONG\r\n");
+
+        let mut stream = lie(&pair).await;
+        let (mut app, _) = pair.app.accept().await.unwrap();
+        app.write_all(b"220 here\r\n").await.unwrap();
+        assert_eq!(read_until(&mut stream, "\n").await, "220 here\r\n");
+        stream.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        stream.flush().await.unwrap();
+        assert_eq!(read_until(&mut app, "\n").await, "GET / HTTP/1.1\r\n");
     })
     .await;
 }
