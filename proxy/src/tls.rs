@@ -118,11 +118,12 @@ impl Tls {
             return Err(Error::CertificateUnavailable);
         }
         let handshake = TlsAcceptor::from(Arc::clone(&self.server)).accept(ReadAhead::new(tcp));
-        let stream = timeout(HANDSHAKE_TIMEOUT, handshake)
+        let mut stream = timeout(HANDSHAKE_TIMEOUT, handshake)
             .await
             .map_err(|_| refusal(client, HandshakeFailure::TimedOut, &"the client took too long"))?
             .map_err(|error| refusal(client, HandshakeFailure::of_io(&error), &error))?;
-        let (_, tls) = stream.get_ref();
+        let (_, tls) = stream.get_mut();
+        tls.set_buffer_limit(Some(WRITE_BUFFER));
         let peer = self
             .mesh
             .verify_client(tls.peer_certificates())
@@ -161,11 +162,12 @@ impl Tls {
             connector.with_alpn(vec![protocol.alpn().to_vec()]).connect_with(name, ReadAhead::new(tcp), send_preface);
         let outcome =
             timeout(HANDSHAKE_TIMEOUT, handshake).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        let stream = outcome.map_err(|error| {
+        let mut stream = outcome.map_err(|error| {
             endpoint.forget_sessions();
             refusal(address, HandshakeFailure::of_io(&error), &error)
         })?;
-        let (_, tls) = stream.get_ref();
+        let (_, tls) = stream.get_mut();
+        tls.set_buffer_limit(Some(WRITE_BUFFER));
         endpoint
             .verify(tls.peer_certificates())
             .map_err(|refused| refusal(address, HandshakeFailure::from(&refused), &refused))?;
@@ -263,6 +265,8 @@ fn refusal(address: SocketAddr, failure: HandshakeFailure, problem: &impl ToStri
     Error::Tls { address, failure, problem: problem.to_string() }
 }
 
+/// The most that waits, encrypted, for a peer that is slow; as much as one write of a relay.
+const WRITE_BUFFER: usize = 256 * 1024;
 const SECOND: Duration = Duration::from_secs(1);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,7 +1,7 @@
 //! Bytes from one stream to another, both ways, until both ends have said all they had to say.
 //!
 //! An idle connection holds no buffer: bytes are read into one scratch buffer per thread and written from there at once, so the buffer
-//! is always 64 KiB, always warm in the cache, and shared by all connections of the thread. Only what the other side does not take at
+//! is always 256 KiB, always warm in the cache, and shared by all connections of the thread. Only what the other side does not take at
 //! once is kept, in a buffer of its own and of just that size, until it does.
 
 use std::cell::Cell;
@@ -268,12 +268,13 @@ thread_local! {
     static SCRATCH: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
 }
 
-/// As much as four TLS records, or what a socket holds when the sender is fast.
-const SCRATCH_BYTES: usize = 64 * 1024;
+/// Sixteen TLS records, so that a fast sender costs few system calls and acknowledgements. Also the most that is kept for a receiver
+/// that is slow.
+const SCRATCH_BYTES: usize = 256 * 1024;
 /// The most that one record of TLS holds (RFC 8446, section 5.1).
 const RECORD: usize = 16 * 1024;
-/// How many bytes one direction may move before others get their turn: about 100 µs of copying.
-const FAIR_SHARE: usize = 256 * 1024;
+/// How many bytes one direction may move before others get their turn: two times the buffer.
+const FAIR_SHARE: usize = 512 * 1024;
 
 #[cfg(test)]
 mod tests;
