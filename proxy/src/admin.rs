@@ -5,6 +5,7 @@
 
 pub mod client;
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -19,7 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use proto::admin::Info;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::control::Discovery;
@@ -64,11 +65,10 @@ type Pieces = std::iter::Map<Exposition, fn(String) -> Result<Frame<Bytes>, Infa
 impl Admin {
     /// Serves a TCP listener. Never returns.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, scope: Scope) {
-        let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+        let mut open = Open::default();
         loop {
-            let place = places.clone().acquire_owned().await.expect("never closed");
             match listener.accept().await {
-                Ok((stream, _)) => drop(tokio::spawn(self.clone().connection(stream, scope, place))),
+                Ok((stream, _)) => open.push(tokio::spawn(self.clone().connection(stream, scope))),
                 Err(error) => pause(&error).await,
             }
         }
@@ -76,17 +76,16 @@ impl Admin {
 
     /// Serves the socket. Never returns.
     pub async fn serve_socket(self: Arc<Self>, listener: UnixListener) {
-        let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+        let mut open = Open::default();
         loop {
-            let place = places.clone().acquire_owned().await.expect("never closed");
             match listener.accept().await {
-                Ok((stream, _)) => drop(tokio::spawn(self.clone().connection(stream, Scope::Admin, place))),
+                Ok((stream, _)) => open.push(tokio::spawn(self.clone().connection(stream, Scope::Admin))),
                 Err(error) => pause(&error).await,
             }
         }
     }
 
-    async fn connection<S, P>(self: Arc<Self>, stream: S, scope: Scope, place: P)
+    async fn connection<S>(self: Arc<Self>, stream: S, scope: Scope)
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -101,7 +100,6 @@ impl Admin {
             .serve_connection(TokioIo::new(stream), service);
         // However it ends, nobody is left to tell.
         let _ = tokio::time::timeout(LONGEST_CONNECTION, connection).await;
-        drop(place);
     }
 
     /// Answers one request.
@@ -202,6 +200,33 @@ impl Admin {
             }
             Err(error) => text(StatusCode::BAD_REQUEST, &format!("{error}\n")),
         }
+    }
+}
+
+/// The connections of one listener, the oldest first.
+///
+/// Where there is no room the oldest makes it: whoever opens connections and says nothing must not keep a probe waiting,
+/// or the workload would be restarted for it.
+#[derive(Debug, Default)]
+struct Open(VecDeque<JoinHandle<()>>);
+
+impl Open {
+    fn push(&mut self, connection: JoinHandle<()>) {
+        if self.0.len() >= MOST_CONNECTIONS {
+            self.0.retain(|connection| !connection.is_finished());
+        }
+        if self.0.len() >= MOST_CONNECTIONS
+            && let Some(oldest) = self.0.pop_front()
+        {
+            oldest.abort();
+        }
+        self.0.push_back(connection);
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.iter().for_each(JoinHandle::abort);
     }
 }
 

@@ -3,18 +3,22 @@
 //! `/ready` answers 200 only while every condition holds, else 503 with one line per condition that does not: what a
 //! person with curl wants to read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 
 /// Conditions that must hold before the program is ready. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -75,7 +79,61 @@ pub async fn serve_with(
         .route("/ready", get(ready).with_state(readiness))
         .route("/metrics", get(metrics).with_state(registry))
         .merge(more);
-    axum::serve(listener, router).with_graceful_shutdown(shutdown).await
+    let mut open = Open::default();
+    let accepting = async {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => open.push(tokio::spawn(connection(stream, router.clone()))),
+                Err(error) => {
+                    // Out of file descriptors, or the like: other connections must end first.
+                    tracing::warn!(%error, "cannot accept on the health port");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = accepting => {}
+        () = shutdown => {}
+    }
+    Ok(())
+}
+
+async fn connection(stream: TcpStream, router: Router) {
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE)
+        .max_buf_size(LARGEST_HEAD)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    // However it ends, nobody is left to tell.
+    let _ = tokio::time::timeout(LONGEST_CONNECTION, connection).await;
+}
+
+/// The open connections, the oldest first.
+///
+/// Where there is no room the oldest makes it: the port is open to all, and whoever opens connections and says nothing
+/// must neither keep a probe waiting nor use up the descriptors that proxies need.
+#[derive(Debug, Default)]
+struct Open(VecDeque<JoinHandle<()>>);
+
+impl Open {
+    fn push(&mut self, connection: JoinHandle<()>) {
+        if self.0.len() >= MOST_CONNECTIONS {
+            self.0.retain(|connection| !connection.is_finished());
+        }
+        if self.0.len() >= MOST_CONNECTIONS
+            && let Some(oldest) = self.0.pop_front()
+        {
+            oldest.abort();
+        }
+        self.0.push_back(connection);
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.iter().for_each(JoinHandle::abort);
+    }
 }
 
 async fn ready(State(readiness): State<Readiness>) -> Response {
@@ -96,13 +154,17 @@ async fn metrics(State(registry): State<Arc<Registry>>) -> Response {
 }
 
 /// What the OpenMetrics specification calls its text format.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const LARGEST_HEAD: usize = 16 * 1024;
+const LONGEST_CONNECTION: Duration = Duration::from_secs(300);
+const MOST_CONNECTIONS: usize = 64;
+const PATIENCE: Duration = Duration::from_secs(10);
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 #[cfg(test)]
 mod tests {
     use prometheus_client::metrics::counter::Counter;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
 
     use super::*;
 
@@ -134,6 +196,22 @@ mod tests {
         readiness.met("certificate");
         assert!(request(address, "/ready").await.starts_with("HTTP/1.1 200"));
         assert!(request(address, "/metrics").await.contains("mesh_example_total 1"));
+        server.abort();
+    }
+
+    #[tokio::test]
+    async fn connections_that_say_nothing_keep_nobody_out() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let registry = Arc::new(Registry::default());
+        let server = tokio::spawn(serve(listener, registry, Readiness::new(), std::future::pending()));
+        let mut idle = Vec::new();
+        for _ in 0..2 * MOST_CONNECTIONS {
+            idle.push(TcpStream::connect(address).await.unwrap());
+        }
+        assert!(request(address, "/live").await.starts_with("HTTP/1.1 200"));
+        let first = tokio::time::timeout(PATIENCE / 2, idle[0].read(&mut [0; 1])).await;
+        assert_eq!(first.expect("the oldest had to go").unwrap_or_default(), 0);
         server.abort();
     }
 }

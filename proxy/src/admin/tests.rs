@@ -66,6 +66,20 @@ async fn every_path_answers_and_health_keeps_to_itself() {
 }
 
 #[tokio::test]
+async fn connections_that_say_nothing_keep_nobody_out() {
+    let port = serve(&admin(), Scope::Health).await;
+    let mut idle = Vec::new();
+    for _ in 0..2 * MOST_CONNECTIONS {
+        idle.push(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+    }
+    let answer = tokio::time::timeout(PATIENCE / 2, ask(port, "GET /live")).await.expect("kept out");
+    assert!(answer.ends_with("live\n"), "{answer}");
+    // The oldest had to go.
+    let first = tokio::time::timeout(PATIENCE / 2, idle[0].read(&mut [0; 1])).await;
+    assert_eq!(first.expect("still there").unwrap_or_default(), 0);
+}
+
+#[tokio::test]
 async fn wait_says_what_is_missing_and_drain_starts_draining() {
     let admin = admin();
     let (all, health) = (serve(&admin, Scope::Admin).await, serve(&admin, Scope::Health).await);
