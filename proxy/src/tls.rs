@@ -28,7 +28,6 @@ use rustls::ServerConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -37,6 +36,10 @@ use crate::net::prefixed::Prefixed;
 use crate::net::read_ahead::ReadAhead;
 use crate::stream::{Chain, Stream};
 use crate::worker::Shared;
+
+mod handshakes;
+
+use handshakes::Handshakes;
 
 /// What a mesh TLS connection carries, as its ALPN name says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -56,7 +59,7 @@ pub struct Tls {
     server: Arc<ServerConfig>,
     preface: Bytes,
     endpoints: RefCell<HashMap<SocketAddr, (Rc<str>, EndpointTls)>>,
-    handshakes: Semaphore,
+    handshakes: Handshakes,
 }
 
 /// A mesh TLS connection that was accepted, its client verified.
@@ -99,7 +102,7 @@ impl Tls {
             server,
             preface: encode_preface(workload),
             endpoints: RefCell::default(),
-            handshakes: Semaphore::new(MOST_HANDSHAKES),
+            handshakes: Handshakes::default(),
         }
     }
 
@@ -111,12 +114,13 @@ impl Tls {
 
     /// Ends a client's mesh TLS: handshake, verification, preface.
     pub async fn accept(&self, tcp: Prefixed<TcpStream>, client: SocketAddr) -> Result<Accepted, Error> {
-        let Ok(_permit) = self.handshakes.try_acquire() else {
-            return Err(Error::Overloaded("handshakes under way"));
-        };
         if self.mesh.leaf().is_none() {
             return Err(Error::CertificateUnavailable);
         }
+        let places = timeout(HANDSHAKE_TIMEOUT, self.handshakes.begin(client.ip())).await;
+        let Ok(_places) = places else {
+            return Err(Error::Overloaded("handshakes under way"));
+        };
         let handshake = TlsAcceptor::from(Arc::clone(&self.server)).accept(ReadAhead::new(tcp));
         let mut stream = timeout(HANDSHAKE_TIMEOUT, handshake)
             .await
@@ -270,8 +274,6 @@ const WRITE_BUFFER: usize = 256 * 1024;
 const SECOND: Duration = Duration::from_secs(1);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Handshakes one worker has under way at most: each holds some 30 KB until it is done.
-const MOST_HANDSHAKES: usize = 1024;
 /// Endpoints one worker keeps sessions of.
 const MOST_ENDPOINTS: usize = 4096;
 /// Kubernetes' limit for names.
