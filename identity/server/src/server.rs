@@ -18,7 +18,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::authenticate::Authenticator;
 use crate::authority::{Authority, AuthorityConfig};
-use crate::limit::Limit;
+use crate::limit::{Limit, Offenders};
 use crate::metrics::Metrics;
 use crate::service::Service;
 
@@ -81,6 +81,7 @@ impl Server {
             trust_domain: config.trust_domain,
             leaf_lifetime: config.leaf_lifetime,
             limit: Limit::new(REQUESTS_PER_SECOND, REQUESTS_BURST, Instant::now()),
+            offenders: Offenders::default(),
             metrics,
         };
         Ok(Self { authority, service, listener, health_listener, handshakes, registry })

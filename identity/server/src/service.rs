@@ -12,7 +12,7 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::authenticate::Authenticator;
 use crate::authority::Current;
-use crate::limit::Limit;
+use crate::limit::{Limit, Offenders};
 use crate::metrics::{Metrics, seconds};
 
 /// The identity service.
@@ -23,6 +23,8 @@ pub(crate) struct Service {
     pub(crate) trust_domain: TrustDomain,
     pub(crate) leaf_lifetime: Duration,
     pub(crate) limit: Limit,
+    /// Addresses whose requests were refused lately.
+    pub(crate) offenders: Offenders,
     pub(crate) metrics: Metrics,
 }
 
@@ -120,6 +122,10 @@ impl Refusal {
         }
     }
 
+    fn is_the_clients_fault(&self) -> bool {
+        matches!(self.code(), Code::Unauthenticated | Code::PermissionDenied | Code::InvalidArgument)
+    }
+
     /// Who asked, as far as it is known.
     fn id(&self) -> Option<&SpiffeId> {
         match self {
@@ -133,7 +139,12 @@ impl Refusal {
 impl Identity for Service {
     async fn certify(&self, request: Request<CertifyRequest>) -> Result<Response<CertifyResponse>, Status> {
         let peer = request.extensions().get::<Peer>().cloned();
+        let ip = peer.as_ref().map(|peer| peer.address.ip());
         let (peer, certificate) = peer.map(|peer| (peer.address.to_string(), peer.id)).unwrap_or_default();
+        if ip.is_some_and(|ip| self.offenders.is_shut_out(ip, Instant::now())) {
+            self.metrics.outcome(Outcome::Overloaded);
+            return Err(Status::resource_exhausted("too many requests of yours were refused, try again in a moment"));
+        }
         match self.answer(&request.into_inner(), &peer, certificate).await {
             Ok(response) => {
                 self.metrics.outcome(Outcome::Issued);
@@ -142,6 +153,9 @@ impl Identity for Service {
             Err(refusal) => {
                 let (outcome, id) = (refusal.outcome(), refusal.id().map(SpiffeId::as_str).unwrap_or_default());
                 self.metrics.outcome(outcome);
+                if let Some(ip) = ip.filter(|_| refusal.is_the_clients_fault()) {
+                    self.offenders.failed(ip, Instant::now());
+                }
                 tracing::warn!(peer, id, result = outcome.as_str(), error = %refusal, "certificate refused");
                 Err(Status::new(refusal.code(), refusal.to_string()))
             }

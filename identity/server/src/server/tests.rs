@@ -196,6 +196,18 @@ async fn tokens_that_prove_nothing_are_refused_and_counted() {
 }
 
 #[tokio::test]
+async fn one_client_without_a_valid_token_is_not_looked_at_for_ever() {
+    let server = Running::start().await;
+    let key = KeyAndRequest::new(&id("cart")).unwrap();
+    let mut refusals = Vec::new();
+    while refusals.last() != Some(&Code::ResourceExhausted) {
+        assert!(refusals.len() < 100, "{refusals:?}");
+        refusals.push(server.refused(key.csr(), "junk").await);
+    }
+    assert!(refusals.len() > 20, "{refusals:?}");
+}
+
+#[tokio::test]
 async fn a_living_certificate_renews_itself_and_a_useless_one_does_no_harm() {
     let server = Running::start().await;
     let now = SystemTime::now();
