@@ -60,7 +60,7 @@ impl Store {
             (Key::Settings, Row::new(AnySlot::Settings(settings.clone()))),
             (Key::Bundle, Row::new(AnySlot::Bundle(bundle.clone()))),
         ]);
-        let table = Table { rows, changes: Vec::new(), mark: Progress::default(), unsaved: false };
+        let table = Table { rows, changes: Vec::new(), streaming: false, mark: Progress::default(), unsaved: false };
         Self { inbound, settings, bundle, table: Mutex::new(table), changed: Notify::new(), capacity }
     }
 
@@ -110,7 +110,7 @@ impl Store {
         }
         let slot = Slot::new(false);
         table.rows.insert(key.clone(), Row::new(wrap(slot.clone())));
-        table.changes.push(Change::Subscribe(key));
+        table.note(Change::Subscribe(key));
         drop(table);
         self.changed.notify_one();
         slot
@@ -130,6 +130,7 @@ impl Store {
     pub(crate) fn begin(&self) -> (Vec<wire::Held>, Progress, Vec<Key>) {
         let mut table = self.table.lock();
         table.changes.clear();
+        table.streaming = true;
         let (mut held, mut wanted) = (Vec::new(), Vec::new());
         for (key, row) in &table.rows {
             match row.hash.is_empty() {
@@ -140,6 +141,13 @@ impl Store {
         // The own workload, anchors and settings first: readiness waits for them.
         wanted.sort();
         (held, table.mark.clone(), wanted)
+    }
+
+    /// The stream that began with [`Store::begin`] has ended.
+    pub(crate) fn end(&self) {
+        let mut table = self.table.lock();
+        table.streaming = false;
+        table.changes = Vec::new();
     }
 
     /// Puts an update in force, unless it is from before `floor` or cannot be used.
@@ -249,6 +257,8 @@ impl Store {
 struct Table {
     rows: HashMap<Key, Row>,
     changes: Vec<Change>,
+    /// There is a stream, or one is being opened.
+    streaming: bool,
     mark: Progress,
     /// A value was accepted since the picture was last saved.
     unsaved: bool,
@@ -289,7 +299,14 @@ impl Table {
 
     fn remove(&mut self, key: Key) {
         self.rows.remove(&key);
-        self.changes.push(Change::Unsubscribe(key));
+        self.note(Change::Unsubscribe(key));
+    }
+
+    /// Without a stream nobody is told, and the next one begins with everything.
+    fn note(&mut self, change: Change) {
+        if self.streaming {
+            self.changes.push(change);
+        }
     }
 }
 

@@ -85,6 +85,7 @@ impl StreamClient {
         let (mut behind_since, mut say_again_at) = (None, Instant::now());
         loop {
             let ended = self.one_stream(&mut backoff, &mut behind_since).await;
+            self.discovery.store().end();
             let reason = ended.to_string();
             let now = Instant::now();
             // Not at every try.

@@ -25,6 +25,7 @@ fn foreign(last: u8, position: u64) -> wire::Update {
 #[tokio::test(start_paused = true)]
 async fn first_use_subscribes_and_later_uses_read() {
     let discovery = Discovery::new(10);
+    discovery.store().begin();
     let watch = discovery.outbound(address(1));
     let _again = discovery.outbound(address(1));
     assert_eq!(discovery.store().take_changes(), [Change::Subscribe(Key::Outbound(address(1)))]);
@@ -73,7 +74,7 @@ async fn what_nobody_uses_goes_after_its_idle_time() {
     let store = discovery.store();
     let kept = discovery.outbound(address(1));
     drop(discovery.outbound(address(2)));
-    store.take_changes();
+    store.begin();
     let start = Instant::now();
     store.sweep(start);
     store.sweep(start + SWEEP);
@@ -88,6 +89,7 @@ async fn what_nobody_uses_goes_after_its_idle_time() {
 #[tokio::test(start_paused = true)]
 async fn a_full_table_gives_up_the_unused_and_refuses_otherwise() {
     let discovery = Discovery::new(5);
+    discovery.store().begin();
     let first = discovery.outbound(address(1));
     drop(discovery.outbound(address(2)));
     let third = discovery.outbound(address(3));
@@ -108,4 +110,19 @@ async fn a_new_stream_says_what_is_held_and_asks_for_the_rest() {
     assert_eq!(mark, progress(5));
     assert_eq!(wanted, [Key::Inbound, Key::Bundle, Key::Settings, Key::Outbound(address(2))]);
     assert_eq!(discovery.store().take_changes(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_are_kept_only_for_a_stream() {
+    let discovery = Discovery::new(5);
+    let store = discovery.store();
+    let churn = || (1..=100).for_each(|port| drop(discovery.outbound(address(port))));
+    churn();
+    assert_eq!(store.take_changes(), [], "nobody to tell");
+    assert_eq!(store.begin().2.len(), 5, "all of it is in the first words");
+    churn();
+    assert!(store.take_changes().len() > 100);
+    churn();
+    store.end();
+    assert_eq!(store.take_changes(), []);
 }

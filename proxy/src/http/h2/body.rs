@@ -169,3 +169,18 @@ fn without_identity(mut trailers: HeaderMap) -> HeaderMap {
 const REPLAYED: usize = 64 * 1024;
 /// A body in many tiny pieces is not kept: each has its own cost.
 const REPLAYED_PIECES: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_trailer_says_who_calls() {
+        let mut trailers = HeaderMap::new();
+        for name in ["grpc-status", "x-forwarded-client-cert", "x_forwarded-client_cert"] {
+            trailers.append(name, http::HeaderValue::from_static("0"));
+        }
+        let left = without_identity(trailers);
+        assert_eq!(left.keys().map(http::HeaderName::as_str).collect::<Vec<_>>(), ["grpc-status"]);
+    }
+}
