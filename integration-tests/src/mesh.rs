@@ -31,11 +31,15 @@ pub struct Settings {
     pub leaf_lifetime: &'static str,
     /// Controllers, each with a directory of manifests of its own.
     pub controllers: usize,
+    /// Worker threads of every proxy.
+    pub workers: usize,
+    /// Ports on which applications listen on loopback alone.
+    pub loopback_ports: &'static [u16],
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { leaf_lifetime: "24h", controllers: 1 }
+        Self { leaf_lifetime: "24h", controllers: 1, workers: 1, loopback_ports: &[] }
     }
 }
 
@@ -248,7 +252,7 @@ impl Mesh {
                 namespace: NAMESPACE.to_owned(),
                 service_account: app.to_owned(),
                 addresses: addresses.to_vec(),
-                owner: app.to_owned(),
+                owner: name.to_owned(),
                 app: app.to_owned(),
                 version: "v1".to_owned(),
                 cluster: String::new(),
@@ -265,8 +269,8 @@ impl Mesh {
             admin_socket: Some(directory.join("admin.sock")),
             ports: Ports::default(),
             socket_mark: None,
-            loopback_ports: Vec::new(),
-            workers: 1,
+            loopback_ports: self.settings.loopback_ports.to_vec(),
+            workers: self.settings.workers,
             max_head_bytes: 128 * 1024,
             log: "info".to_owned(),
             drain_delay_ms: 2000,

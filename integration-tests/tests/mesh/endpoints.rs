@@ -6,7 +6,7 @@ use integration_tests::mesh::manifests::remove_workload;
 use integration_tests::mesh::{Settings, Signal};
 
 use super::control_plane::load_runs;
-use super::shop::{Shop, none_failed};
+use super::shop::{Shop, load_from, none_failed};
 
 fn now_ms() -> u64 {
     u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
@@ -14,16 +14,42 @@ fn now_ms() -> u64 {
 
 #[test]
 fn an_endpoint_that_is_removed_is_out_of_every_proxy_within_a_second() {
-    let shop = Shop::open(Settings::default(), 3);
-    let load = shop.load(500);
+    let mut shop = Shop::open(Settings::default(), 3);
+    let others: Vec<_> = (2..=4).map(|number| shop.mesh.pod(&format!("client-{number}"), "client").unwrap()).collect();
+    let loads: Vec<_> = others.iter().map(|pod| load_from(pod, 100)).chain([shop.load(200)]).collect();
     load_runs(Duration::from_secs(2));
     let removed = now_ms();
     remove_workload(&shop.mesh.manifests(0), "web-2").unwrap();
     load_runs(Duration::from_secs(3));
-    let report = none_failed(load, 2000);
-    let last = |name: &str| report.served[name].last_ms;
-    assert!(last("web-1") > removed + 2000 && last("web-3") > removed + 2000, "{:?}", report.served);
-    assert!(last("web-2") <= removed + 1000, "served {} ms after its removal", last("web-2") - removed);
+    for load in loads {
+        let report = none_failed(load, 400);
+        let last = |name: &str| report.served[name].last_ms;
+        assert!(last("web-1").max(last("web-3")) > removed + 2000, "{:?}", report.served);
+        assert!(last("web-2") <= removed + 1000, "served {} ms after its removal", last("web-2") - removed);
+    }
+}
+
+/// More than one thread: connections are shared out, and all of them are served as by one.
+#[test]
+fn two_workers_share_the_work_and_lose_nothing() {
+    let mut shop = Shop::open(Settings { workers: 2, ..Settings::default() }, 2);
+    let load = shop.load(500);
+    load_runs(Duration::from_secs(2));
+    shop.backends[0].server.take().unwrap().stop().unwrap();
+    load_runs(Duration::from_secs(1));
+    shop.backends[0].server = Some(shop.backends[0].pod.serve().unwrap());
+    load_runs(Duration::from_secs(2));
+    none_failed(load, 2000);
+    for pod in [&shop.client, &shop.backends[1].pod] {
+        let id = pod.proxy.as_ref().unwrap().id();
+        let busy = std::fs::read_dir(format!("/proc/{id}/task")).unwrap().filter(|thread| {
+            let stat = std::fs::read_to_string(thread.as_ref().unwrap().path().join("stat")).unwrap();
+            let (name, rest) = stat.rsplit_once(')').unwrap();
+            let ticks: u64 = rest.split(' ').skip(12).take(2).map(|field| field.parse::<u64>().unwrap()).sum();
+            name.contains("(worker-") && ticks > 2
+        });
+        assert_eq!(busy.count(), 2, "both workers of {} are busy", pod.name);
+    }
 }
 
 #[test]

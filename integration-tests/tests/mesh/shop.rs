@@ -50,10 +50,15 @@ impl Shop {
 
     /// Starts requests to the Service at a fixed rate; [`report`] ends them.
     pub(crate) fn load(&self, rate: u32) -> Process {
-        let rate = rate.to_string();
-        let arguments = ["load", "--target", WEB, "--host", "web", "--rate", &rate, "--fresh", "20"];
-        self.client.traffic("load", &arguments).unwrap()
+        load_from(&self.client, rate)
     }
+}
+
+/// The same from another pod.
+pub(crate) fn load_from(pod: &Pod, rate: u32) -> Process {
+    let rate = rate.to_string();
+    let arguments = ["load", "--target", WEB, "--host", "web", "--rate", &rate, "--fresh", "20"];
+    pod.traffic("load", &arguments).unwrap()
 }
 
 /// Ends a load and returns what came of it.

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use integration_tests::demo::Demo;
 use integration_tests::mesh::{Process, User, eventually};
 
 use super::pair::{Pair, curl, said};
@@ -25,6 +27,53 @@ fn without_the_redirect_the_capture_shows_everything() {
     }
     let seen = overheard(&pair).unwrap_err();
     assert!(seen.contains("the payload"), "{seen}");
+}
+
+/// The shop of the demo while it is busy: between its pods there is TLS 1.3 and nothing else, the control plane included.
+#[test]
+fn a_capture_of_the_demo_shows_tls_1_3_and_nothing_else() {
+    assert_eq!(overheard_in_demo(&[]), Ok(()));
+}
+
+#[test]
+fn without_the_mesh_a_capture_of_the_demo_shows_everything() {
+    let seen = overheard_in_demo(&["--no-mesh"]).unwrap_err();
+    assert!(seen.contains("not TLS"), "{seen}");
+}
+
+/// Captures everything that passes the bridge between the demo's pods, from the first connection on.
+fn overheard_in_demo(arguments: &[&str]) -> Result<(), String> {
+    let demo = Demo::start(arguments).unwrap();
+    let file = demo.place().beside("capture");
+    let target = demo.id().to_string();
+    let enter = ["--target", &target, "--net", "--"];
+    let named = || demo.state().is_ok();
+    eventually(Duration::from_secs(20), named).unwrap_or_else(|_| panic!("{}", demo.output()));
+    let mut tcpdump = Command::new("nsenter")
+        .args(enter)
+        .args(["setpriv", "--pdeathsig", "KILL", "tcpdump", "-i", "mesh0", "-n", "-U", "-s", "0", "-Z", "root", "-w"])
+        .arg(&file)
+        .arg("tcp")
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut streams = Streams::new();
+    let mut problem = None;
+    let shop = [8080, 50_051, 6379];
+    let captured = eventually(Duration::from_secs(40), || {
+        streams = read(&std::fs::read(&file).unwrap_or_default());
+        problem = streams.iter().filter(|(_, bytes)| !bytes.is_empty()).find_map(|((_, from, to), bytes)| {
+            let problem = check_tls(bytes).err()?;
+            Some(format!("from port {from} to {to}: {problem}"))
+        });
+        // Every protocol of the shop, with more than handshakes.
+        let busy = |port: &u16| streams.iter().any(|((_, _, to), bytes)| to == port && bytes.len() > 5000);
+        problem.is_some() || shop.iter().all(busy)
+    });
+    tcpdump.kill().unwrap();
+    tcpdump.wait().unwrap();
+    captured.unwrap_or_else(|_| panic!("{}", demo.output()));
+    problem.map_or(Ok(()), Err)
 }
 
 /// Captures requests to the server's pod in its own namespace, and says what is not as it should be.

@@ -1,5 +1,9 @@
 //! HTTP with clients as users have them.
 
+use std::time::Duration;
+
+use integration_tests::mesh::Settings;
+
 use super::pair::{Pair, curl, said, service};
 
 #[test]
@@ -63,6 +67,28 @@ fn a_service_may_pick_its_own_caller() {
         assert!(curl(&pair.server, &[&format!("http://{addr}")]).contains("x-served-by: server"));
     }
     assert_eq!(counted(), 2.0);
+}
+
+/// Where the workload says so. Another port on loopback stays what it was: nobody else's business.
+#[test]
+fn an_application_on_loopback_alone_is_reached_on_ports_that_are_named() {
+    let settings = Settings { loopback_ports: &[8080], ..Settings::default() };
+    let pair = Pair::with(settings, 8080, None);
+    let mut servers = Vec::new();
+    for (number, listen) in ["127.0.0.1:8080", "[::1]:8080", "127.0.0.1:8081", "[::1]:8081"].into_iter().enumerate() {
+        let log = format!("serve-{number}");
+        let server = pair.server.traffic(&log, &["serve", "--listen", listen, "--name", "loopback"]).unwrap();
+        server.wait_for_output("listening on", Duration::from_secs(10)).unwrap();
+        servers.push(server);
+    }
+    for url in pair.urls().into_iter().chain(pair.direct(8080).map(|addr| format!("http://{addr}"))) {
+        let response = curl(&pair.client, &[&url]);
+        assert!(response.contains("x-served-by: loopback"), "{url}: {response}");
+    }
+    for addr in pair.direct(8081) {
+        let response = said(&pair.client, &["curl", "-si", "--max-time", "10", &format!("http://{addr}")]);
+        assert!(response.starts_with("HTTP/1.1 503") && response.contains("app_refused"), "{addr}: {response}");
+    }
 }
 
 #[test]

@@ -21,7 +21,12 @@ pub(super) struct Pair {
 impl Pair {
     /// The Service leads to this port, whose protocol is `declared` or is not.
     pub(super) fn new(target: u16, declared: Option<&str>) -> Self {
-        let mut mesh = Mesh::start(Settings::default()).unwrap();
+        Self::with(Settings::default(), target, declared)
+    }
+
+    /// The same in a mesh that is not as usual.
+    pub(super) fn with(settings: Settings, target: u16, declared: Option<&str>) -> Self {
+        let mut mesh = Mesh::start(settings).unwrap();
         let service = service(&mesh, "server", 1, target, declared);
         let server = mesh.pod("server", "server").unwrap();
         let client = mesh.pod("client", "client").unwrap();
