@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use integration_tests::mesh::{Pod, Service, ServicePort, Settings, eventually, service_address};
@@ -79,7 +79,7 @@ fn nonsense_is_refused_with_its_reason_and_disturbs_nobody() {
     }
     load_runs(Duration::from_secs(1));
     none_failed(load, 150);
-    let heard = heard.lock().unwrap();
+    let heard: String = heard.try_iter().collect();
     assert!(heard.contains("GET /hello") && !heard.contains("SMUGGLED"), "{heard}");
 }
 
@@ -134,19 +134,19 @@ fn secrets_are_told_to_nobody() {
 }
 
 /// An application that answers every connection once, and remembers everything it was ever told.
-fn listen(pod: &Pod) -> Arc<Mutex<String>> {
+fn listen(pod: &Pod) -> Receiver<String> {
     let listener = pod.namespace().enter(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, 8080))).unwrap().unwrap();
-    let heard = Arc::new(Mutex::new(String::new()));
-    let shared = heard.clone();
+    let (tell, heard) = channel();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let (mut stream, heard) = (stream.unwrap(), shared.clone());
+            let (mut stream, tell) = (stream.unwrap(), tell.clone());
             std::thread::spawn(move || {
                 let mut buffer = [0; 4096];
                 while let Ok(count @ 1..) = stream.read(&mut buffer) {
                     let text = String::from_utf8_lossy(&buffer[..count]).into_owned();
-                    heard.lock().unwrap().push_str(&text);
-                    if text.starts_with("GET /hello") {
+                    let hello = text.starts_with("GET /hello");
+                    let _ = tell.send(text);
+                    if hello {
                         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
                         return;
                     }

@@ -41,7 +41,7 @@ fn every_command_answers_people_and_programs() {
         .sum();
     assert!((150.0..250.0).contains(&rps), "200 requests per second are made: {stat:#}");
 
-    table(&["edges", "--window", "1s"], &["test/client-1", "test/web-2", "100.00%"]);
+    table(&["edges", "--window", "1s"], &["test/client-1", "test/web-", "100.00%"]);
     let edges = json(&["edges", "--window", "1s"]);
     let edge = edges["edges"].as_array().unwrap().iter().find(|edge| edge["source"]["workload"] == "client-1");
     let edge = edge.unwrap_or_else(|| panic!("{edges:#}"));
