@@ -49,8 +49,9 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Streams a client may have open at a time; more wait on the client's side.
 const MAX_STREAMS: u32 = 1000;
-/// Streams opened before a server has said how many it takes.
-const FIRST_STREAMS: usize = 100;
+/// Streams opened before a server has said how many it takes: what is sent in excess would wait for the others' end, which may
+/// never come. [`links::Links`] holds the next ones back for that moment.
+const FIRST_STREAMS: usize = 1;
 /// What is held for a stream whose receiver gives no window.
 const SEND_BUFFER: usize = 128 * 1024;
 /// Streams a client may reset before they were looked at (rapid reset, CVE-2023-44487).

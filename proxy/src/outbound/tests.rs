@@ -204,6 +204,30 @@ async fn another_bundle_ends_connections_whose_peer_it_does_not_vouch_for() {
 }
 
 #[tokio::test]
+async fn a_ticket_of_a_bundle_that_is_gone_is_refused_counted_and_told_with_who() {
+    within(async {
+        let pair = Pair::new(Protocol::Tcp).await;
+        let mut client = call(&pair.client, pair.service).await;
+        client.write_all(b"a").await.unwrap();
+        let (mut app, _) = pair.app.accept().await.unwrap();
+        app.read_exact(&mut [0; 1]).await.unwrap();
+        // The client keeps the ticket it was given; the server's proxy trusts somebody else from now on.
+        pair.server.shared.mesh_tls.set_bundle(Arc::new(issuer().bundle().clone()));
+        let mut client = call(&pair.client, pair.service).await;
+        assert!(matches!(client.read(&mut [0; 1]).await, Ok(0) | Err(_)));
+        let text = metrics(&pair.server);
+        let counted = |line: &str| {
+            line.starts_with("mesh_tls_handshake_failures_total") && line.contains("reason=\"unknown_authority\"")
+        };
+        assert!(text.lines().any(|line| counted(line) && line.ends_with(" 1")), "{text}");
+        let failure = &pair.server.shared.telemetry.failures.list()[0];
+        assert_eq!((&*failure.reason, &*failure.source), ("tls_untrusted", "127.0.0.1"), "{failure:?}");
+        assert!(timeout(Duration::from_millis(50), pair.app.accept()).await.is_err(), "the application hears nothing");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn strict_refuses_plaintext_and_permissive_takes_it() {
     within(async {
         let pair = Pair::new(Protocol::Undeclared).await;

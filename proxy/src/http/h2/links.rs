@@ -1,13 +1,18 @@
 //! HTTP/2 connections to one server: streams share one, and another is opened when its streams run out.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{self, SendRequest};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::task::spawn_local;
+use tokio::time::timeout;
 
 use crate::Error;
 use crate::stream::Stream;
@@ -36,6 +41,8 @@ struct Link {
     streams: Cell<usize>,
     /// It takes no more streams: GOAWAY, or gone.
     ended: Rc<Cell<bool>>,
+    /// The server has said how many streams it takes.
+    told: watch::Receiver<bool>,
 }
 
 type Dialled = (SendRequest<Bytes>, client::Connection<Stream, Bytes>);
@@ -61,7 +68,7 @@ impl Links {
         }
         let failed_before = self.failed.borrow().dials;
         let _dialling = self.dialling.lock().await;
-        if let Some(lease) = self.free() {
+        if let Some(lease) = self.free_soon().await {
             return Ok(lease);
         }
         // Dialling anew for each of them, one after the other, would keep the last waiting for hours.
@@ -80,14 +87,7 @@ impl Links {
             let mut failed = self.failed.borrow_mut();
             *failed = Failed { dials: failed.dials + 1, error: Some(error.clone()) };
         })?;
-        let ended = Rc::new(Cell::new(false));
-        let told = Rc::clone(&ended);
-        spawn_local(async move {
-            // Its streams see what ended it.
-            let _ = connection.await;
-            told.set(true);
-        });
-        let link = Rc::new(Link { sender, streams: Cell::new(0), ended });
+        let link = Rc::new(Link::start(sender, connection));
         self.list.borrow_mut().push(Rc::clone(&link));
         Ok(Lease::new(&link, false))
     }
@@ -105,6 +105,17 @@ impl Links {
         list.is_empty()
     }
 
+    /// The same, when every connection has said how many streams it takes.
+    async fn free_soon(&self) -> Option<Lease> {
+        loop {
+            if let Some(lease) = self.free() {
+                return Some(lease);
+            }
+            let mut told = self.list.borrow().iter().find(|link| !*link.told.borrow()).map(|link| link.told.clone())?;
+            let _ = told.wait_for(|told| *told).await;
+        }
+    }
+
     /// The connection with the most streams that has room: the others may then close.
     fn free(&self) -> Option<Lease> {
         let mut list = self.list.borrow_mut();
@@ -112,6 +123,31 @@ impl Links {
         let has_room = |link: &&Rc<Link>| link.streams.get() < link.sender.current_max_send_streams();
         let link = list.iter().filter(has_room).max_by_key(|link| link.streams.get())?;
         Some(Lease::new(link, true))
+    }
+}
+
+impl Link {
+    /// Keeps the connection going, and notes when it has said how many streams it takes, and when it ends.
+    fn start(sender: SendRequest<Bytes>, mut connection: client::Connection<Stream, Bytes>) -> Self {
+        let ended = Rc::new(Cell::new(false));
+        let (tell, told) = watch::channel(false);
+        let (gone, limit) = (Rc::clone(&ended), sender.clone());
+        spawn_local(async move {
+            let settings = poll_fn(|cx| {
+                let polled = Pin::new(&mut connection).poll(cx);
+                let is_told = polled.is_ready() || limit.current_max_send_streams() != super::FIRST_STREAMS;
+                if is_told { Poll::Ready(polled.is_ready()) } else { Poll::Pending }
+            });
+            let is_over = timeout(PATIENCE, settings).await.unwrap_or(false);
+            tell.send_replace(true);
+            drop(limit);
+            if !is_over {
+                // Its streams see what ended it.
+                let _ = connection.await;
+            }
+            gone.set(true);
+        });
+        Self { sender, streams: Cell::new(0), ended, told }
     }
 }
 
@@ -149,6 +185,8 @@ impl Drop for Lease {
     }
 }
 
+/// For a server to say how many streams it takes, which is the first thing it must say (RFC 9113, section 3.4).
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Connections per server and worker.
 const MOST_LINKS: usize = 16;
 
@@ -163,7 +201,7 @@ mod tests {
         let dials = Cell::new(0);
         let dial = async || {
             dials.set(dials.get() + 1);
-            tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
             Err(Error::AppRefused(address))
         };
         let (one, two, three) = tokio::join!(links.lease(dial), links.lease(dial), links.lease(dial));

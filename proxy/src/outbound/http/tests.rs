@@ -285,6 +285,41 @@ async fn a_websocket_passes_both_proxies() {
 }
 
 #[tokio::test]
+async fn a_tunnel_passes_both_proxies_where_the_application_agrees() {
+    within(async {
+        let pair = Pair::new().await;
+        let mut client = call(&pair.client, pair.service).await;
+        send(&mut client, "CONNECT db:5432 HTTP/1.1\r\nHost: db:5432\r\n\r\n").await;
+        let (mut app, _) = pair.app.accept().await.unwrap();
+        assert!(read(&mut app, 0).await.starts_with("CONNECT db:5432 HTTP/1.1\r\nHost: db:5432\r\n"));
+        send(&mut app, "HTTP/1.1 200 Connection established\r\n\r\n\x00first").await;
+        assert!(read(&mut client, 6).await.ends_with("\r\n\r\n\x00first"));
+        send(&mut client, "GET /not-for-us HTTP/1.1\n").await;
+        let mut bytes = [0; 25];
+        app.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(&bytes, b"GET /not-for-us HTTP/1.1\n");
+        client.shutdown().await.unwrap();
+        assert_eq!(app.read(&mut [0; 1]).await.unwrap(), 0);
+        send(&mut app, "and more").await;
+        drop(app);
+        let mut rest = String::new();
+        client.read_to_string(&mut rest).await.unwrap();
+        assert_eq!(rest, "and more");
+
+        // One that is refused leaves a connection for requests.
+        let mut client = call(&pair.client, pair.service).await;
+        send(&mut client, "CONNECT db:5432 HTTP/1.1\r\nHost: db:5432\r\n\r\n").await;
+        let (mut app, _) = pair.app.accept().await.unwrap();
+        read(&mut app, 0).await;
+        send(&mut app, "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n").await;
+        assert!(read(&mut client, 0).await.starts_with("HTTP/1.1 403 "));
+        send(&mut client, GET).await;
+        assert!(read(&mut app, 0).await.starts_with("GET /a?b "));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_route_timeout_answers_504() {
     within(async {
         let pair = Pair::new().await;

@@ -1,5 +1,6 @@
 //! HTTP/2 from one application to another, through both proxies.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::time::Duration;
 
@@ -392,6 +393,43 @@ async fn a_header_bomb_is_refused_and_large_heads_pass() {
             let response = client.send_request(request, true).unwrap().0.await.unwrap();
             assert_eq!(response.status(), status, "{size}");
         }
+    })
+    .await;
+}
+
+/// Streams that stay open, all begun at once on a mesh without any connection yet.
+#[tokio::test]
+async fn streams_that_do_not_fit_on_a_connection_get_another() {
+    const AT_ONCE: usize = 35;
+    within(async {
+        let pair = Rc::new(Pair::new().await);
+        let (app, connections) = (Rc::clone(&pair), Rc::new(Cell::new(0)));
+        let opened = Rc::clone(&connections);
+        spawn_local(async move {
+            loop {
+                let (tcp, _) = app.app.accept().await.unwrap();
+                opened.set(opened.get() + 1);
+                let mut few = server::Builder::new();
+                let mut connection = few.max_concurrent_streams(10).handshake::<_, Bytes>(tcp).await.unwrap();
+                spawn_local(async move {
+                    while let Some(Ok((request, respond))) = connection.accept().await {
+                        spawn_local(echo(request, respond));
+                    }
+                });
+            }
+        });
+        let mut client = pair.connect().await;
+        let mut open = Vec::new();
+        for _ in 0..AT_ONCE {
+            client = client.ready().await.unwrap();
+            open.push(client.send_request(grpc(), false).unwrap());
+        }
+        let mut uploads = Vec::new();
+        for (response, upload) in open {
+            assert_eq!(response.await.unwrap().status(), 200);
+            uploads.push(upload);
+        }
+        assert!((4..=5).contains(&connections.get()), "{} connections", connections.get());
     })
     .await;
 }
