@@ -75,6 +75,8 @@ pub mod metric {
     pub const FAILURES: &str = "mesh_failures_total";
     /// Requests tried again, by outcome.
     pub const RETRIES: &str = "mesh_retries_total";
+    /// Endpoints that were set aside because they could not be reached; others go first for a while.
+    pub const BREAKER_TRIPS: &str = "mesh_breaker_trips_total";
     /// Age of the proxy's picture of the world in seconds.
     pub const DISCOVERY_AGE: &str = "mesh_discovery_age_seconds";
     /// 1 while a discovery stream is up.

@@ -153,11 +153,14 @@ impl Load {
         self.failures.set(0);
     }
 
-    /// It could not be connected to: others go first for 1 s, and longer if it goes on (at most 30 s).
-    pub fn failed(&self, now: Instant) {
+    /// It could not be connected to: others go first for 1 s, and longer if it goes on (at most 30 s). True if they did not
+    /// already.
+    pub fn failed(&self, now: Instant) -> bool {
+        let trips = !self.is_held_off(now);
         let failures = self.failures.get().min(8);
         self.failures.set(failures + 1);
         self.held_off_until.set(now + LONGEST_HOLD_OFF.min(HOLD_OFF * 2_u32.pow(failures)));
+        trips
     }
 
     /// Whether others go first.

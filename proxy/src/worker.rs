@@ -19,9 +19,10 @@ use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
+use tokio::time::Instant;
 
 use crate::Error;
-use crate::balance::{Backend, Loads};
+use crate::balance::{Backend, Load, Loads};
 use crate::config::Config;
 use crate::control::{Discovery, Watch};
 use crate::drain::{Drain, Phase};
@@ -173,6 +174,13 @@ impl Worker {
         let plan = Rc::new(Plan::new(self, found));
         plans.insert(address, Rc::clone(&plan));
         plan
+    }
+
+    /// An endpoint could not be used: others go first for a while.
+    pub fn hold_off(&self, load: &Load, now: Instant) {
+        if load.failed(now) {
+            self.shared.telemetry.metrics.breaker_trip();
+        }
     }
 
     /// The endpoints of a backend. Keep it with the connection: it follows what discovery says by itself.

@@ -85,6 +85,9 @@ fn one_that_failed_waits_behind_the_others() {
     let (now, loads) = (Instant::now(), Loads::default());
     let members = members(2, &loads, now);
     let bad: SocketAddr = "10.0.0.1:80".parse().unwrap();
+    assert!(loads.of(bad, now).failed(now), "it trips");
+    assert!(!loads.of(bad, now).failed(now), "once");
+    loads.of(bad, now).connected();
     loads.of(bad, now).failed(now);
     let mut draw = dice(11);
     let mut chosen = |at, tried: &[SocketAddr]| members.choose(false, tried, at, &mut draw).map(|m| m.endpoint.address);

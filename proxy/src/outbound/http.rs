@@ -213,7 +213,7 @@ impl<'w> Lane<'w> {
                 Ok(server)
             }
             Ok(Err(error)) => {
-                member.load.failed(Instant::now());
+                self.worker.hold_off(&member.load, Instant::now());
                 Err(Failure { replayable: error.retryable(), error })
             }
             Err(error) => Err(Failure::last(error)),
@@ -249,7 +249,7 @@ impl<'w> Lane<'w> {
         if let Some(reason) = refused(&member.endpoint, &response) {
             let error = Error::Told { address: member.endpoint.address, reason };
             if error.retryable() && exchange.is_replayable() {
-                in_flight.load().failed(now);
+                self.worker.hold_off(in_flight.load(), now);
                 return Err(Failure { error, replayable: true });
             }
         }

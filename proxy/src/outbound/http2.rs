@@ -154,7 +154,7 @@ async fn connect(worker: &Rc<Worker>, go: &Try<'_>, patience: Duration) -> Resul
             Ok(lease)
         }
         Err(error) => {
-            go.member.load.failed(Instant::now());
+            worker.hold_off(&go.member.load, Instant::now());
             Err(error)
         }
     }

@@ -99,7 +99,7 @@ async fn balanced(worker: &Rc<Worker>, destination: &Destination, id: &ServicePo
                 return Ok(Dialled { stream, edge });
             }
             Err(error) if error.retryable() => {
-                member.load.failed(Instant::now());
+                worker.hold_off(&member.load, Instant::now());
                 tried.push(member.endpoint.address);
                 last = Some(error);
             }

@@ -103,6 +103,8 @@ impl Exposition {
             let count = registry.retries[outcome as usize].load(Relaxed);
             text.sample(metric::RETRIES, &[("outcome", outcome.as_str())], count);
         }
+        let trips = registry.breaker_trips.load(Relaxed);
+        text.single(metric::BREAKER_TRIPS, "counter", "Endpoints set aside because they could not be reached.", trips);
         for (name, help, gauge) in [
             (metric::INFLIGHT, "Requests in flight.", &registry.in_flight),
             (metric::CONNECTIONS, "Open connections.", &registry.connections),

@@ -36,6 +36,7 @@ impl Metrics {
             failures: by_direction(|| Reason::ALL.iter().map(|_| AtomicU64::new(0)).collect()),
             handshakes: by_direction(|| HandshakeFailure::ALL.iter().map(|_| AtomicU64::new(0)).collect()),
             retries: Default::default(),
+            breaker_trips: AtomicU64::new(0),
             in_flight: Default::default(),
             connections: Default::default(),
             overhead: Histogram::new(&histogram::OVERHEAD),
@@ -89,6 +90,11 @@ impl Metrics {
         self.0.retries[outcome as usize].fetch_add(1, Relaxed);
     }
 
+    /// Counts an endpoint that is set aside.
+    pub fn breaker_trip(&self) {
+        self.0.breaker_trips.fetch_add(1, Relaxed);
+    }
+
     /// A request is in flight until the guard goes.
     pub fn in_flight(&self, direction: Direction) -> Held {
         self.hold(Gauge::InFlight, direction)
@@ -139,6 +145,7 @@ pub(crate) struct Registry {
     pub(crate) failures: [Box<[AtomicU64]>; 2],
     pub(crate) handshakes: [Box<[AtomicU64]>; 2],
     pub(crate) retries: [AtomicU64; 3],
+    pub(crate) breaker_trips: AtomicU64,
     pub(crate) in_flight: [AtomicI64; 2],
     pub(crate) connections: [AtomicI64; 2],
     pub(crate) overhead: Histogram,

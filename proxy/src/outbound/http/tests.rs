@@ -200,6 +200,13 @@ async fn what_never_reached_an_application_goes_to_another_endpoint() {
             () = app => {}
             () = calls => {}
         }
+        let text = metrics(&pair.client);
+        let trips = text.lines().find_map(|line| line.strip_prefix("mesh_breaker_trips_total "));
+        let trips: u64 = trips.unwrap().parse().unwrap();
+        assert!((1..=6).contains(&trips), "two of three are set aside, not once a call: {trips}");
+        let retried =
+            |line: &str| line.starts_with("mesh_retries_total{outcome=\"succeeded\"}") && !line.ends_with(" 0");
+        assert!(text.lines().any(retried), "{text}");
     })
     .await;
 }
