@@ -1,7 +1,7 @@
 //! HTTP/2 connections to one server: streams share one, and another is opened when its streams run out.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{self, SendRequest};
+use h2::{Ping, PingPong};
 use tokio::sync::{Mutex, watch};
 use tokio::task::spawn_local;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::Error;
 use crate::stream::Stream;
@@ -38,14 +39,14 @@ struct Failed {
 #[derive(Debug)]
 struct Link {
     sender: SendRequest<Bytes>,
-    streams: Cell<usize>,
+    streams: Rc<Cell<usize>>,
     /// It takes no more streams: GOAWAY, or gone.
     ended: Rc<Cell<bool>>,
     /// The server has said how many streams it takes.
     told: watch::Receiver<bool>,
 }
 
-type Dialled = (SendRequest<Bytes>, client::Connection<Stream, Bytes>);
+type Dialled = (SendRequest<Bytes>, client::Connection<Stream, Bytes>, Option<PingPong>);
 
 /// Room for one stream on a connection.
 #[derive(Debug)]
@@ -83,19 +84,23 @@ impl Links {
             // h2 holds the stream back until the server takes another.
             return Ok(Lease::new(busy, true));
         }
-        let (sender, connection) = self.connect(dial).await.inspect_err(|error| {
+        let dialled = self.connect(dial).await.inspect_err(|error| {
             let mut failed = self.failed.borrow_mut();
             *failed = Failed { dials: failed.dials + 1, error: Some(error.clone()) };
         })?;
-        let link = Rc::new(Link::start(sender, connection));
+        let link = Rc::new(Link::start(dialled));
         self.list.borrow_mut().push(Rc::clone(&link));
         Ok(Lease::new(&link, false))
     }
 
     async fn connect(&self, dial: impl AsyncFn() -> Result<Stream, Error>) -> Result<Dialled, Error> {
         let stream = dial().await?;
+        let is_mesh = stream.is_protected();
         let handshake = super::client(self.max_head).handshake(stream).await;
-        handshake.map_err(|_| Error::ConnectionLost(self.address))
+        let (sender, mut connection) = handshake.map_err(|_| Error::ConnectionLost(self.address))?;
+        // Only proxies of the mesh are sure to put up with it: some servers end connections for a few pings.
+        let vigil = if is_mesh { connection.ping_pong() } else { None };
+        Ok((sender, connection, vigil))
     }
 
     /// Closes connections without streams. True if none is left.
@@ -128,10 +133,10 @@ impl Links {
 
 impl Link {
     /// Keeps the connection going, and notes when it has said how many streams it takes, and when it ends.
-    fn start(sender: SendRequest<Bytes>, mut connection: client::Connection<Stream, Bytes>) -> Self {
-        let ended = Rc::new(Cell::new(false));
+    fn start((sender, mut connection, vigil): Dialled) -> Self {
+        let (ended, streams): (Rc<Cell<bool>>, Rc<Cell<usize>>) = Default::default();
         let (tell, told) = watch::channel(false);
-        let (gone, limit) = (Rc::clone(&ended), sender.clone());
+        let (gone, limit, open) = (Rc::clone(&ended), sender.clone(), Rc::clone(&streams));
         spawn_local(async move {
             let settings = poll_fn(|cx| {
                 let polled = Pin::new(&mut connection).poll(cx);
@@ -142,12 +147,15 @@ impl Link {
             tell.send_replace(true);
             drop(limit);
             if !is_over {
-                // Its streams see what ended it.
-                let _ = connection.await;
+                tokio::select! {
+                    // Its streams see what ended it.
+                    _ = connection => {}
+                    () = unanswered(vigil, open) => {}
+                }
             }
             gone.set(true);
         });
-        Self { sender, streams: Cell::new(0), ended, told }
+        Self { sender, streams, ended, told }
     }
 }
 
@@ -187,6 +195,21 @@ impl Drop for Lease {
 
 /// For a server to say how many streams it takes, which is the first thing it must say (RFC 9113, section 3.4).
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Resolves when a server has vanished without a word while it had streams: to TCP that is news after a quarter of an
+/// hour only, and until then every new stream would join the others.
+async fn unanswered(vigil: Option<PingPong>, streams: Rc<Cell<usize>>) {
+    let Some(mut vigil) = vigil else { return pending().await };
+    loop {
+        sleep(PING_EVERY).await;
+        if streams.get() > 0 && timeout(PING_PATIENCE, vigil.ping(Ping::opaque())).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// While there are streams.
+const PING_EVERY: Duration = Duration::from_secs(10);
+const PING_PATIENCE: Duration = Duration::from_secs(10);
 /// Connections per server and worker.
 const MOST_LINKS: usize = 16;
 
@@ -201,7 +224,7 @@ mod tests {
         let dials = Cell::new(0);
         let dial = async || {
             dials.set(dials.get() + 1);
-            tokio::time::sleep(Duration::from_secs(5)).await;
+            sleep(Duration::from_secs(5)).await;
             Err(Error::AppRefused(address))
         };
         let (one, two, three) = tokio::join!(links.lease(dial), links.lease(dial), links.lease(dial));
@@ -211,5 +234,31 @@ mod tests {
         assert_eq!(dials.get(), 1);
         assert!(links.lease(dial).await.is_err());
         assert_eq!(dials.get(), 2, "who comes later tries anew");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_vanished_is_given_up() {
+        let local = tokio::task::LocalSet::new();
+        let test = async {
+            let (near, far) = tokio::io::duplex(64 * 1024);
+            let near = Cell::new(Some(Stream::Local(near)));
+            let links = Links::new("10.0.0.7:80".parse().unwrap(), 16 * 1024);
+            let lease = links.lease(async || Ok(near.take().unwrap())).await.unwrap();
+            let (first, server) = tokio::join!(lease.sender(), h2::server::handshake(far));
+            let mut server: h2::server::Connection<_, Bytes> = server.unwrap();
+            let request = || http::Request::get("http://web/").body(()).unwrap();
+            let (_answered, _) = first.unwrap().send_request(request(), true).unwrap();
+            let (_, mut respond) = server.accept().await.unwrap().unwrap();
+            // Slow is not gone.
+            let slow = timeout(PING_EVERY * 10, server.accept());
+            assert!(slow.await.is_err());
+            respond.send_response(http::Response::new(()), true).unwrap();
+            // Nobody looks after its socket any more.
+            let (response, _) = lease.sender().await.unwrap().send_request(request(), true).unwrap();
+            let outcome = timeout(PING_EVERY + PING_PATIENCE * 2, response).await;
+            assert!(outcome.expect("waited for ever").is_err());
+            assert!(links.free().is_none());
+        };
+        local.run_until(test).await;
     }
 }
