@@ -11,11 +11,12 @@ use tokio::time::Instant;
 
 use super::{Caller, Port, dial_app};
 use crate::Error;
+use crate::drain::Phase;
+use crate::http::h1::Limits;
 use crate::http::h1::buffer::Buffer;
 use crate::http::h1::connection::{Connection, ReadError};
 use crate::http::h1::exchange::{Exchange, ExchangeError, Finished};
 use crate::http::h1::parse::Request;
-use crate::http::h1::{Framing, Limits};
 use crate::http::pool::is_quiet;
 use crate::http::respond;
 use crate::net::copy;
@@ -33,8 +34,16 @@ pub async fn serve(worker: &Rc<Worker>, client: Prefixed<Stream>, caller: &Calle
     let (prefix, stream) = client.into_parts();
     let mut client = Connection::with_input(stream, Buffer::with_prefix(&prefix));
     let mut desk = Desk::new(worker, caller, port);
+    let closing = worker.shared.drain.reached(Phase::Closing);
+    tokio::pin!(closing);
     loop {
-        let request = match client.read_request(&desk.limits).await {
+        let read = tokio::select! {
+            biased;
+            read = client.read_request(&desk.limits) => read,
+            // In order, so that a client which sends a request at this moment knows that nobody took it.
+            () = &mut closing, if client.input.is_empty() => return Box::pin(client.close()).await,
+        };
+        let request = match read {
             Ok(Some(request)) => request,
             Ok(None) | Err(ReadError::Io(_)) => return,
             Err(ReadError::Refused(problem)) => {
@@ -213,7 +222,7 @@ impl<'w> Desk<'w> {
             client.io.reset_on_drop();
             return Next::Close;
         }
-        let keep = request.is_some_and(|request| request.persistent && request.framing == Framing::Empty);
+        let keep = request.is_some_and(|request| request.is_followed_by_another(&client.input));
         let is_head = request.is_some_and(|request| request.head.method() == "HEAD");
         respond::write(&response, is_head, !keep, &mut client.output);
         if keep {

@@ -20,11 +20,11 @@ use crate::Error;
 use crate::balance::Member;
 use crate::control::Watch;
 use crate::http::client::{Server, cause_of};
+use crate::http::h1::Limits;
 use crate::http::h1::buffer::Buffer;
 use crate::http::h1::connection::{Connection, ReadError};
 use crate::http::h1::exchange::{Exchange, Finished};
 use crate::http::h1::parse::{Request, Response};
-use crate::http::h1::{Framing, Limits};
 use crate::http::head::RequestHead;
 use crate::http::respond;
 use crate::net::copy;
@@ -281,7 +281,7 @@ impl<'w> Lane<'w> {
             return Next::Close;
         }
         // The body of a request that was not forwarded is still to come: the connection cannot be read any further.
-        let keep = request.is_some_and(|request| request.persistent && request.framing == Framing::Empty);
+        let keep = request.is_some_and(|request| request.is_followed_by_another(&client.input));
         let is_head = request.is_some_and(|request| request.head.method() == "HEAD");
         respond::write(&response, is_head, !keep, &mut client.output);
         if keep {

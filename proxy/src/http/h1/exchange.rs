@@ -143,7 +143,10 @@ impl Exchange {
         // Asked whether to send its body and told something else than "go on", a client may send it or not.
         let unwanted = self.state == Upload::Going && self.expects_continue && self.upload.bytes == 0;
         let body_in_doubt = unwanted || self.state == Upload::Cut;
-        let keep = self.persistent && !close && response.framing != Framing::UntilClose && !body_in_doubt;
+        // What came behind a CONNECT that was refused is meant for the tunnel, whatever it looks like.
+        let connect_refused = self.asked.tunnel == Some(Tunnel::Connect) && !response.tunnel;
+        let in_doubt = body_in_doubt || (connect_refused && !client.input.is_empty());
+        let keep = self.persistent && !close && response.framing != Framing::UntilClose && !in_doubt;
         write::response(&response.head, self.to_client(&response, keep), &mut client.output);
         poll_fn(|cx| {
             self.poll_request(cx, client, server)?;

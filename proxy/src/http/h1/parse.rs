@@ -53,6 +53,15 @@ pub struct Response {
     pub tunnel: bool,
 }
 
+impl Request {
+    /// Whether, where nobody but the mesh answers this request, what follows it is another one: it has no body, and
+    /// nothing came behind a CONNECT, which would be meant for the tunnel. `unread` is what came behind it.
+    pub fn is_followed_by_another(&self, unread: &Buffer) -> bool {
+        let into_tunnel = self.tunnel == Some(Tunnel::Connect) && !unread.is_empty();
+        self.persistent && self.framing == Framing::Empty && !into_tunnel
+    }
+}
+
 /// Takes one request head off the buffer; `None` if more bytes are needed.
 pub fn request(buffer: &mut Buffer, limits: &Limits) -> Result<Option<Request>, H1Error> {
     buffer.skip_empty_lines();

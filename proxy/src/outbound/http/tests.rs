@@ -465,3 +465,45 @@ async fn idle_connections_to_a_peer_that_is_not_trusted_any_more_are_not_used() 
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_proxy_that_ends_closes_idle_connections_in_order() {
+    within(async {
+        let pair = Pair::new().await;
+        let mut client = call(&pair.client, pair.service).await;
+        send(&mut client, GET).await;
+        let (mut app, _) = pair.app.accept().await.unwrap();
+        read(&mut app, 0).await;
+        send(&mut app, OK).await;
+        assert_eq!(read(&mut client, 2).await, OK);
+        pair.server.shared.drain.advance(Phase::Closing);
+        assert_eq!(app.read(&mut [0; 1]).await.unwrap(), 0);
+        assert!(failures(&pair.server).is_empty());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_refused_tunnel_leaves_no_connection_to_smuggle_in() {
+    within(async {
+        let pair = Pair::new().await;
+        let connect = "CONNECT web:80 HTTP/1.1\r\nHost: web:80\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
+        let mut client = call(&pair.client, pair.service).await;
+        send(&mut client, connect).await;
+        let (mut app, _) = pair.app.accept().await.unwrap();
+        assert!(read(&mut app, 0).await.starts_with("CONNECT"));
+        send(&mut app, "HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\n\r\n").await;
+        let mut by_app = String::new();
+        client.read_to_string(&mut by_app).await.unwrap();
+        put_service(&pair.client, pair.service, Protocol::Undeclared, Vec::new());
+        let mut client = call(&pair.client, pair.service).await;
+        send(&mut client, connect).await;
+        let mut by_mesh = String::new();
+        client.read_to_string(&mut by_mesh).await.unwrap();
+        for (answers, status) in [(by_app, "HTTP/1.1 405"), (by_mesh, "HTTP/1.1 503")] {
+            assert!(answers.starts_with(status) && answers.contains("connection: close"), "{answers}");
+            assert_eq!(answers.matches("HTTP/1.1").count(), 1, "{answers}");
+        }
+    })
+    .await;
+}
