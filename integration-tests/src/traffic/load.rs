@@ -128,8 +128,7 @@ async fn start_requests(state: &Rc<State>, options: &LoadOptions) {
 async fn one(state: Rc<State>, due: Instant, fresh: bool) {
     state.report.borrow_mut().sent += 1;
     let sent_ms = now_ms();
-    let outcome = timeout(PATIENCE, exchange(&state, fresh)).await.context("no answer in time");
-    let outcome = outcome.and_then(|inner| inner);
+    let outcome = exchange(&state, fresh).await;
     let mut report = state.report.borrow_mut();
     match outcome {
         Ok(response) if response.status == 200 => {
@@ -155,11 +154,15 @@ async fn exchange(state: &State, fresh: bool) -> anyhow::Result<Response> {
         Some(connection) => connection,
         None => {
             state.report.borrow_mut().connections += 1;
-            Connection::open(&state.target).await?
+            timeout(PATIENCE, Connection::open(&state.target)).await.context("not connected in time")??
         }
     };
-    let response = connection.exchange(&state.request).await;
-    let response = response.context(if reused { "on a kept connection" } else { "on a new connection" })?;
+    let response = timeout(PATIENCE, connection.exchange(&state.request)).await.context("no answer in time");
+    let response = response.and_then(|inner| inner).context(if reused {
+        "on a kept connection"
+    } else {
+        "on a new connection"
+    })?;
     if response.reusable && !fresh {
         state.idle.borrow_mut().push(connection);
     }

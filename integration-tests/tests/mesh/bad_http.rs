@@ -11,7 +11,7 @@ use integration_tests::mesh::{Pod, Service, ServicePort, Settings, eventually, s
 use proto::names::metric;
 
 use super::control_plane::load_runs;
-use super::shop::{Shop, WEB, none_failed};
+use super::shop::{Shop, WEB};
 
 /// What is wrong, the request, and the status and reason it gets. Nothing with `SMUGGLED` in it may reach an application.
 fn attacks() -> Vec<(&'static str, String, u16, &'static str)> {
@@ -78,7 +78,7 @@ fn nonsense_is_refused_with_its_reason_and_disturbs_nobody() {
         }
     }
     load_runs(Duration::from_secs(1));
-    none_failed(load, 150);
+    shop.none_failed(load, 150);
     let heard: String = heard.try_iter().collect();
     assert!(heard.contains("GET /hello") && !heard.contains("SMUGGLED"), "{heard}");
 }

@@ -7,7 +7,7 @@ use integration_tests::mesh::manifests::{file, write};
 use integration_tests::mesh::{PROXY, Settings, User, eventually, programs};
 
 use super::control_plane::load_runs;
-use super::shop::{Shop, none_failed};
+use super::shop::Shop;
 
 #[test]
 fn a_broken_manifest_is_named_with_its_line_and_the_last_good_picture_stays() {
@@ -25,7 +25,7 @@ fn a_broken_manifest_is_named_with_its_line_and_the_last_good_picture_stays() {
     write(&directory, "service-web", &service.replace("\"port\":80", "\"port\":\"eighty\"")).unwrap();
     controller.wait_for_output("service-web.yaml:", Duration::from_secs(5)).unwrap();
     load_runs(Duration::from_secs(2));
-    none_failed(load, 300);
+    shop.none_failed(load, 300);
     std::fs::remove_file(file(&directory, "broken")).unwrap();
     write(&directory, "service-web", &service).unwrap();
 }

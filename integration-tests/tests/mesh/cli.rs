@@ -6,7 +6,7 @@ use integration_tests::mesh::{Settings, programs};
 use serde_json::Value;
 
 use super::control_plane::load_runs;
-use super::shop::{Shop, none_failed};
+use super::shop::Shop;
 
 #[test]
 fn every_command_answers_people_and_programs() {
@@ -64,7 +64,7 @@ fn every_command_answers_people_and_programs() {
 
     table(&["version"], &["meshctl", "client-1", env!("CARGO_PKG_VERSION")]);
     assert_eq!(json(&["version"])["proxies"].as_array().unwrap().len(), 3);
-    none_failed(load, 200);
+    shop.none_failed(load, 200);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use integration_tests::mesh::{Pod, Settings, Signal, eventually};
 use proto::admin::DiscoveryStatus;
 use proto::names::metric;
 
-use super::shop::{Shop, WEB, none_failed};
+use super::shop::{Shop, WEB};
 
 fn discovery(pod: &Pod) -> DiscoveryStatus {
     pod.admin_json("/discovery").unwrap()
@@ -27,16 +27,16 @@ fn killing_the_whole_control_plane_fails_no_request() {
     gone.expect("proxies say that they are on their own");
 
     // A restarted proxy serves from its cached picture, with its cached key and certificate.
-    let server = &mut shop.backends[0].pod;
-    let report = none_failed(load, 1500);
+    let report = shop.none_failed(load, 1500);
     assert_eq!(report.served.len(), 2, "both backends serve: {:?}", report.served);
+    let server = &mut shop.backends[0].pod;
     server.proxy.take().unwrap().kill().unwrap();
     server.start_proxy().unwrap();
     shop.client.proxy.take().unwrap().kill().unwrap();
     shop.client.start_proxy().unwrap();
     let load = shop.load(500);
     load_runs(Duration::from_secs(3));
-    let report = none_failed(load, 1000);
+    let report = shop.none_failed(load, 1000);
     assert_eq!(report.served.len(), 2, "both backends serve: {:?}", report.served);
 
     let load = shop.load(500);
@@ -48,7 +48,7 @@ fn killing_the_whole_control_plane_fails_no_request() {
         let back = || discovery(pod).connected && discovery(pod).age_ms < 6000;
         eventually(Duration::from_secs(30), back).unwrap_or_else(|_| panic!("{}: {:?}", pod.name, discovery(pod)));
     }
-    none_failed(load, 100);
+    shop.none_failed(load, 100);
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn a_controller_frozen_in_the_past_brings_no_endpoint_back() {
     eventually(Duration::from_secs(40), || discovery(&shop.client).streams > streams).unwrap();
     let load = shop.load(100);
     load_runs(Duration::from_secs(5));
-    let report = none_failed(load, 400);
+    let report = shop.none_failed(load, 400);
     assert!(!report.served.contains_key("web-2"), "{:?}", report.served);
     // Once it has caught up, proxies believe it again.
     shop.mesh.start_controller(0).unwrap();

@@ -6,7 +6,7 @@ use integration_tests::mesh::manifests::remove_workload;
 use integration_tests::mesh::{Settings, Signal};
 
 use super::control_plane::load_runs;
-use super::shop::{Shop, load_from, none_failed};
+use super::shop::{Shop, load_from};
 
 fn now_ms() -> u64 {
     u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
@@ -22,7 +22,7 @@ fn an_endpoint_that_is_removed_is_out_of_every_proxy_within_a_second() {
     remove_workload(&shop.mesh.manifests(0), "web-2").unwrap();
     load_runs(Duration::from_secs(3));
     for load in loads {
-        let report = none_failed(load, 400);
+        let report = shop.none_failed(load, 400);
         let last = |name: &str| report.served[name].last_ms;
         assert!(last("web-1").max(last("web-3")) > removed + 2000, "{:?}", report.served);
         assert!(last("web-2") <= removed + 1000, "served {} ms after its removal", last("web-2") - removed);
@@ -39,7 +39,7 @@ fn two_workers_share_the_work_and_lose_nothing() {
     load_runs(Duration::from_secs(1));
     shop.backends[0].server = Some(shop.backends[0].pod.serve().unwrap());
     load_runs(Duration::from_secs(2));
-    none_failed(load, 2000);
+    shop.none_failed(load, 2000);
     for pod in [&shop.client, &shop.backends[1].pod] {
         let id = pod.proxy.as_ref().unwrap().id();
         let busy = std::fs::read_dir(format!("/proc/{id}/task")).unwrap().filter(|thread| {
@@ -64,7 +64,7 @@ fn restarting_backends_one_after_another_fails_no_request() {
         backend.server = Some(backend.pod.serve().unwrap());
     }
     load_runs(Duration::from_secs(2));
-    let report = none_failed(load, 4000);
+    let report = shop.none_failed(load, 4000);
     assert_eq!(report.served.len(), 3, "{:?}", report.served);
 }
 
@@ -89,6 +89,6 @@ fn replacing_whole_pods_one_after_another_fails_no_request() {
         integration_tests::mesh::manifests::write_workload(&directory, &backend.pod.name, "web", &addresses).unwrap();
     }
     load_runs(Duration::from_secs(2));
-    let report = none_failed(load, 2500);
+    let report = shop.none_failed(load, 2500);
     assert_eq!(report.served.len(), 3, "{:?}", report.served);
 }

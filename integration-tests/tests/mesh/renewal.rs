@@ -7,7 +7,7 @@ use integration_tests::traffic::bytes::PingReport;
 use proto::admin::IdentityStatus;
 
 use super::control_plane::load_runs;
-use super::shop::{Shop, WEB_BYTES, none_failed};
+use super::shop::{Shop, WEB_BYTES};
 
 #[test]
 fn renewals_fail_no_request_and_end_no_connection() {
@@ -25,7 +25,7 @@ fn renewals_fail_no_request_and_end_no_connection() {
     let load = shop.load(200);
     let seconds = if std::env::var_os("MESH_TESTS_FULL").is_some() { 300 } else { 45 };
     load_runs(Duration::from_secs(seconds));
-    none_failed(load, seconds * 190);
+    shop.none_failed(load, seconds * 190);
     let output = ping.stop().unwrap();
     let ping: PingReport = serde_json::from_str(output.lines().last().unwrap()).unwrap();
     assert_eq!(ping.failure, None);

@@ -9,7 +9,7 @@ use proto::admin::Info;
 use serde_json::json;
 
 use super::control_plane::load_runs;
-use super::shop::{Shop, WEB, none_failed};
+use super::shop::{Shop, WEB};
 
 /// A route on the Service `web`: requests with a header or below a path go to the canary, the rest by weight.
 fn write_route(directory: &Path, stable: u32, canary: u32) {
@@ -71,7 +71,7 @@ fn a_changed_route_is_in_force_within_a_second_in_the_same_processes() {
     let changed = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap();
     write_route(&directory, 0, 100);
     load_runs(Duration::from_secs(3));
-    let report = none_failed(load, 2000);
+    let report = shop.none_failed(load, 2000);
     let last = |name: &str| report.served[name].last_ms;
     assert!(last("web-1") <= changed + 1000, "web-1 got requests {} ms after the change", last("web-1") - changed);
     assert!(last("canary-1") > changed + 2000, "{:?}", report.served);

@@ -7,7 +7,7 @@ use integration_tests::mesh::{NAMESPACE, Pod, Settings, eventually};
 use proto::admin::DiscoveryStatus;
 
 use super::control_plane::load_runs;
-use super::shop::{Shop, WEB, none_failed};
+use super::shop::{Shop, WEB};
 
 #[test]
 fn a_proxy_does_not_grow_with_services_it_does_not_call() {
@@ -16,7 +16,7 @@ fn a_proxy_does_not_grow_with_services_it_does_not_call() {
     let traffic = || {
         let load = shop.load(500);
         load_runs(Duration::from_secs(2));
-        none_failed(load, 500);
+        shop.none_failed(load, 500);
         let proxy = shop.client.proxy.as_ref().unwrap();
         proxy.resident_bytes().unwrap()
     };

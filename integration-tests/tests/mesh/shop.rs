@@ -52,6 +52,20 @@ impl Shop {
     pub(crate) fn load(&self, rate: u32) -> Process {
         load_from(&self.client, rate)
     }
+
+    /// Ends a load, in which no request may have failed, and which has to have made at least `least`.
+    pub(crate) fn none_failed(&self, load: Process, least: u64) -> LoadReport {
+        let report = report(load);
+        if report.failed() > 0 {
+            for pod in std::iter::once(&self.client).chain(self.backends.iter().map(|backend| &backend.pod)) {
+                let failures = pod.admin("/failures").unwrap_or_else(|error| format!("{error:#}"));
+                eprintln!("{}: {failures}\n{}", pod.name, pod.log("proxy"));
+            }
+            panic!("{} of {} failed: {:#?}", report.failed(), report.sent, report.failures);
+        }
+        assert!(report.sent >= least, "only {} requests were made, {least} expected", report.sent);
+        report
+    }
 }
 
 /// The same from another pod.
@@ -65,14 +79,6 @@ pub(crate) fn load_from(pod: &Pod, rate: u32) -> Process {
 pub(crate) fn report(load: Process) -> LoadReport {
     let output = load.stop().unwrap();
     serde_json::from_str(output.lines().last().unwrap_or_default()).unwrap_or_else(|error| panic!("{error}: {output}"))
-}
-
-/// Ends a load, in which no request may have failed, and which has to have made at least `least`.
-pub(crate) fn none_failed(load: Process, least: u64) -> LoadReport {
-    let report = report(load);
-    assert!(report.failed() == 0, "{} of {} failed: {:#?}", report.failed(), report.sent, report.failures);
-    assert!(report.sent >= least, "only {} requests were made, {least} expected", report.sent);
-    report
 }
 
 /// The Service `web`, as the client dials it.
