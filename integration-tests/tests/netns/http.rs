@@ -1,5 +1,7 @@
 //! HTTP with clients as users have them.
 
+use std::io;
+use std::net::TcpListener;
 use std::time::Duration;
 
 use integration_tests::mesh::Settings;
@@ -140,4 +142,28 @@ fn the_proxys_ports_are_shut_to_others() {
             said(&pair.client, &["setpriv", "--reuid", "2102", "--clear-groups", "sh", "-c", past, &url]);
         }
     }
+}
+
+/// The rules bring the pod whatever comes to its link address, whomever it is for.
+#[test]
+fn a_neighbour_that_takes_the_pod_for_a_router_gets_nowhere() {
+    let (pair, _server) = Pair::http(None);
+    let on_loopback = pair.server.namespace().enter(|| TcpListener::bind("127.0.0.77:6379")).unwrap().unwrap();
+    on_loopback.set_nonblocking(true).unwrap();
+    let server = pair.server.addresses[0];
+    let routes = format!(
+        "route del local 127.0.0.0/8 dev lo table local\nroute add 127.0.0.77/32 via {server}\n\
+         route add 203.0.113.9/32 via {server}\n"
+    );
+    pair.client.namespace().ip(&routes).unwrap();
+    said(&pair.client, &["sh", "-c", "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet"]);
+    for addr in ["127.0.0.77:6379", "203.0.113.9:80"] {
+        // Past the neighbour's own proxy; the pod's resets the connection.
+        let past = "curl -sm5 \"$0\"; test $? = 56";
+        let url = format!("http://{addr}/");
+        said(&pair.client, &["setpriv", "--reuid", "2102", "--clear-groups", "sh", "-c", past, &url]);
+        let failures = pair.server.admin("/failures").unwrap();
+        assert!(failures.contains(&format!("{addr} is not an address of this workload")), "{failures}");
+    }
+    assert_eq!(on_loopback.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
 }
