@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use policy::{Inbound, InboundPort, MutualTls, Protocol};
-use proto::preface::Preface;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -54,13 +53,10 @@ impl Caller {
         Self { address, id: None, labels: Arc::default() }
     }
 
-    fn verified(address: SocketAddr, accepted: &Accepted) -> Self {
+    fn verified(worker: &Worker, address: SocketAddr, accepted: &Accepted) -> Self {
         let id = &accepted.peer.id;
-        Self {
-            address,
-            id: Some(id.as_str().into()),
-            labels: labels(id.namespace(), id.as_str(), &accepted.preface).into(),
-        }
+        let labels = worker.callers.labels(id.namespace(), id.as_str(), &accepted.preface);
+        Self { address, id: Some(Arc::clone(&labels.principal)), labels }
     }
 
     fn ourselves(worker: &Worker, address: SocketAddr) -> Self {
@@ -179,7 +175,7 @@ async fn as_first_bytes_say(
     match found.outcome {
         Outcome::Protocol(detect::Protocol::Tls(hello)) if is_mesh(&hello) => {
             let accepted = Box::pin(worker.tls.accept(client, caller.address)).await?;
-            *caller = Caller::verified(caller.address, &accepted);
+            *caller = Caller::verified(worker, caller.address, &accepted);
             let protocol = accepted.protocol;
             mesh(worker, Prefixed::new(BytesMut::new(), accepted.stream), caller, port, protocol).await
         }
@@ -334,17 +330,6 @@ pub async fn dial_app(worker: &Worker, address: SocketAddr) -> Result<Stream, Er
         Ok(tcp) => Ok(tcp.into()),
         Err(Error::ConnectRefused(_)) => Err(Error::AppRefused(address)),
         Err(error) => Err(error),
-    }
-}
-
-fn labels(namespace: &str, principal: &str, preface: &Preface) -> PeerLabels {
-    PeerLabels {
-        workload: preface.workload.as_str().into(),
-        namespace: namespace.into(),
-        principal: principal.into(),
-        app: preface.app.as_str().into(),
-        version: preface.version.as_str().into(),
-        cluster: preface.cluster.as_str().into(),
     }
 }
 

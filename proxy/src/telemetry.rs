@@ -4,6 +4,7 @@
 //! resolved into a series once per connection and route ([`Metrics::requests`], [`Metrics::tcp`]), text is made
 //! only when somebody scrapes.
 
+pub mod callers;
 pub mod exposition;
 pub mod failures;
 pub mod histogram;

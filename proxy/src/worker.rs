@@ -32,6 +32,7 @@ use crate::net::orig_dst::{OriginalDestination, normal};
 use crate::outbound::plan::Plan;
 use crate::outbound::verdicts::Verdicts;
 use crate::stream::reset_on_drop;
+use crate::telemetry::callers::Callers;
 use crate::telemetry::{Direction, Occurrence, PeerLabels, Telemetry};
 use crate::tls::Tls;
 use crate::{inbound, outbound};
@@ -70,6 +71,8 @@ pub struct Worker {
     pub tls: Tls,
     /// Destinations whose server speaks first.
     pub verdicts: RefCell<Verdicts>,
+    /// Who calls our workload.
+    pub callers: Callers,
     /// HTTP connections to endpoints.
     pub http: Client,
     plans: RefCell<HashMap<SocketAddr, Rc<Plan>>>,
@@ -155,6 +158,7 @@ impl Worker {
             shared,
             tls,
             verdicts: RefCell::default(),
+            callers: Callers::default(),
             http: Client::new(trust),
             plans: RefCell::default(),
             loads: Rc::default(),
@@ -351,6 +355,7 @@ async fn accept_on(listener: Listener, hall: Rc<Hall>, others: Rc<Vec<Other>>) {
     let drain = hall.worker.shared.drain.clone();
     let closing = drain.reached(Phase::Closing);
     tokio::pin!(closing);
+    let mut said: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -362,7 +367,11 @@ async fn accept_on(listener: Listener, hall: Rc<Hall>, others: Rc<Vec<Other>>) {
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 // Out of descriptors or memory: connections wait in the backlog while others end.
-                tracing::warn!(%error, "cannot accept a connection");
+                let now = Instant::now();
+                if said.is_none_or(|at| now - at >= SAY_AGAIN) {
+                    said = Some(now);
+                    tracing::warn!(%error, "cannot accept connections");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -415,6 +424,8 @@ fn most_connections(descriptors: Option<u64>) -> usize {
 const MOST_DESCRIPTORS: u64 = 1 << 20;
 const OTHER_DESCRIPTORS: usize = 128;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// However often it cannot.
+const SAY_AGAIN: Duration = Duration::from_secs(10);
 /// Backends kept although no connection uses them.
 const MOST_IDLE_BACKENDS: usize = 1024;
 /// Polls between looks at the sockets.
