@@ -91,7 +91,11 @@ where
             return Ok(Outcome::Protocol(protocol));
         }
         prefix.reserve(READ_BYTES);
-        let patience = if prefix.is_empty() { silence } else { PATIENCE.max(silence) };
+        let patience = match prefix.first() {
+            None => silence,
+            Some(&client_hello::HANDSHAKE) => HELLO_PATIENCE.max(silence),
+            Some(_) => PATIENCE.max(silence),
+        };
         match timeout_at(start + patience, stream.read_buf(prefix)).await {
             Ok(Ok(0)) if prefix.is_empty() => return Ok(Outcome::Closed),
             Err(_) if prefix.is_empty() => return Ok(Outcome::Silent),
@@ -110,6 +114,9 @@ fn as_it_stands(bytes: &[u8]) -> Protocol {
 pub const MAX_PREFIX: usize = client_hello::MAX_BYTES;
 /// How long the rest of an incomplete beginning is waited for, counted from the start.
 pub const PATIENCE: Duration = Duration::from_secs(1);
+/// The same for what can hardly be anything else than TLS. A ClientHello takes two segments, and what is lost may take
+/// seconds to come again; no application would know what to do with half of one.
+pub const HELLO_PATIENCE: Duration = Duration::from_secs(10);
 /// Enough for almost every request head and ClientHello, without which a waiting connection would hold more.
 const READ_BYTES: usize = 2 * 1024;
 
@@ -161,6 +168,9 @@ mod tests {
         assert_eq!(found.outcome, Outcome::Protocol(Protocol::Http1));
         assert_eq!(Instant::now() - start, PATIENCE);
         assert_eq!(detected(&[b"QUI"], false).await.outcome, Outcome::Protocol(Protocol::Bytes));
+        let start = Instant::now();
+        assert_eq!(detected(&[b"\x16\x03\x01"], false).await.outcome, Outcome::Protocol(Protocol::Bytes));
+        assert_eq!(Instant::now() - start, HELLO_PATIENCE);
         assert_eq!(detected(&[&[22, 3, 1]], true).await.outcome, Outcome::Protocol(Protocol::Bytes));
     }
 

@@ -183,7 +183,8 @@ const MAX_RECORD: usize = 1 << 14;
 /// The longest name of DNS.
 const MAX_NAME: usize = 253;
 
-const HANDSHAKE: u8 = 22;
+/// The first byte of TLS.
+pub const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 const SERVER_NAME: u16 = 0;
 const HOST_NAME: u8 = 0;
