@@ -49,6 +49,72 @@ fn bad_client_certificates_are_refused_counted_and_logged() {
     assert!((answered - asked).abs() < f64::EPSILON, "{answered} requests were served, {asked} made");
 }
 
+/// A workload of the mesh that lies about everything it may say of itself: it stays who its certificate says it is.
+#[test]
+fn a_peer_that_lies_gains_nothing() {
+    let mut shop = Shop::open(Settings::default(), 1);
+    let client = shop.mesh.bare_pod("liar", "liar").unwrap();
+    let directory = shop.mesh.path().to_owned();
+    let liar = "spiffe://cluster.local/ns/test/sa/liar";
+    write_certificate(
+        &directory,
+        &Bad { name: "liar", reason: "", own_authority: true, spiffe_id: Some(liar), last_year: 2100 },
+    );
+    let server = &shop.backends[0].pod;
+    let target = format!("{}:8080", server.addresses[0]);
+    let say = |alpn: &str, bytes: &[u8]| {
+        let file = directory.join("lies");
+        std::fs::write(&file, bytes).unwrap();
+        let [certificate, key] = ["pem", "key"].map(|extension| path(&directory, "liar", extension));
+        let command = format!(
+            "timeout 5 openssl s_client -quiet -alpn {alpn} -servername payments.shop -cert {certificate} -key {key} \
+             -connect {target} <{} 2>&1 | tr -cd '[:print:]\\n'",
+            file.display()
+        );
+        client.command("sh", &["-c", &command]).unwrap()
+    };
+    let preface = preface(&["payments", "admin", "v0", "other-cluster"]);
+    let request =
+        b"GET / HTTP/1.1\r\nHost: web\r\nX-Forwarded-Client-Cert: URI=spiffe://evil\r\nConnection: close\r\n\r\n";
+    let of_liar = [&*format!("source_principal=\"{liar}\""), "source_workload_namespace=\"test\""];
+    let served = || server.metric(metric::REQUESTS, &of_liar).unwrap();
+    let failures = || server.metric(metric::FAILURES, &["reason=\"protocol_error\""]).unwrap();
+    // Workload, app and Service: labels and a hint. What is called is told by the port.
+    let answer = say("mesh/h1", &[&preface[..], request].concat());
+    assert!(answer.contains("HTTP/1.1 200"), "{answer}");
+    eventually(Duration::from_secs(5), || (served() - 1.0).abs() < f64::EPSILON).unwrap();
+    // HTTP that is called bytes is read as HTTP.
+    let answer = say("mesh/tcp", &[&preface[..], request].concat());
+    assert!(answer.contains("HTTP/1.1 200"), "{answer}");
+    eventually(Duration::from_secs(5), || (served() - 2.0).abs() < f64::EPSILON).unwrap();
+    // HTTP/1 that is called HTTP/2, a preface without end, and one that is none.
+    let broken = [
+        ("mesh/h2", [&preface[..], request].concat()),
+        ("mesh/h1", [b"\xff\xff", &request[..]].concat()),
+        ("mesh/h1", [b"\x00\x04\x0a\x7fab", &request[..]].concat()),
+    ];
+    for (number, (alpn, bytes)) in broken.iter().enumerate() {
+        let answer = say(alpn, bytes);
+        assert!(!answer.contains("HTTP/1.1 200"), "{answer}");
+        let refused = || (failures() - number as f64 - 1.0).abs() < f64::EPSILON;
+        eventually(Duration::from_secs(10), refused).unwrap_or_else(|_| panic!("{number}: {}", server.log("proxy")));
+    }
+    let metrics = server.admin("/metrics").unwrap();
+    let lines: Vec<_> = metrics.lines().filter(|line| line.contains("source_workload=\"payments\"")).collect();
+    assert!(!lines.is_empty() && lines.iter().all(|line| line.contains(liar)), "{lines:#?}");
+    assert!(!metrics.contains("payments.shop") && !metrics.contains("evil"), "{metrics}");
+    assert!((served() - 2.0).abs() < f64::EPSILON);
+    let log = server.log("proxy");
+    assert!(log.contains(&client.addresses[0].to_string()) || log.contains(liar), "who it was is logged: {log}");
+}
+
+/// What a client's proxy says of itself, behind its length: `mesh.v1.Preface`.
+fn preface(fields: &[&str]) -> Vec<u8> {
+    let field = |(number, text): (usize, &&str)| [&[number as u8 * 8 + 10, text.len() as u8], text.as_bytes()].concat();
+    let message: Vec<u8> = fields.iter().enumerate().flat_map(field).collect();
+    [&[0, message.len() as u8], &message[..]].concat()
+}
+
 fn connect(client: &integration_tests::mesh::Pod, target: &str, certificate: &[&str]) {
     let request = "printf 'GET / HTTP/1.1\\r\\nHost: web\\r\\n\\r\\n' | timeout 5 openssl s_client -quiet -alpn mesh/h1 -servername web.test \
                    -connect";
