@@ -110,9 +110,14 @@ fn a_peer_that_lies_gains_nothing() {
 
 /// What a client's proxy says of itself, behind its length: `mesh.v1.Preface`.
 fn preface(fields: &[&str]) -> Vec<u8> {
-    let field = |(number, text): (usize, &&str)| [&[number as u8 * 8 + 10, text.len() as u8], text.as_bytes()].concat();
-    let message: Vec<u8> = fields.iter().enumerate().flat_map(field).collect();
-    [&[0, message.len() as u8], &message[..]].concat()
+    let message: Vec<u8> =
+        (1..).zip(fields).flat_map(|(number, text)| framed(&[number << 3 | 2], text.as_bytes())).collect();
+    framed(&[0], &message)
+}
+
+/// A tag, a length of one byte, and as many bytes.
+fn framed(tag: &[u8], bytes: &[u8]) -> Vec<u8> {
+    [tag, &[u8::try_from(bytes.len()).unwrap()], bytes].concat()
 }
 
 fn connect(client: &integration_tests::mesh::Pod, target: &str, certificate: &[&str]) {
