@@ -9,6 +9,7 @@ mod cli;
 mod control_plane;
 mod demo;
 mod endpoints;
+mod overload;
 mod readme;
 mod renewal;
 mod routes;
