@@ -134,8 +134,11 @@ async fn route(worker: &Rc<Worker>, client: TcpStream, caller: &mut Caller, addr
         // Either a client far away, or one whose server must speak first.
         if let Some((server, bytes)) = Box::pin(silent(worker, &client, &port)).await? {
             let stream = Prefixed::new(BytesMut::new(), client.into());
-            tcp::relay(worker, stream, Prefixed::new(bytes, server), caller, &port).await;
-            return Ok(());
+            let relayed = async {
+                tcp::relay(worker, stream, Prefixed::new(bytes, server), caller, &port).await;
+                Ok(())
+            };
+            return Box::pin(while_allowed(worker, caller.address, relayed)).await;
         }
     } else if !is_spoken && timeout(IDLE_TIMEOUT, spoken(&client)).await.is_err() {
         return Ok(());
@@ -210,20 +213,42 @@ async fn plaintext(
         return Err(Error::PlaintextRefused(caller.address));
     }
     let client = Prefixed::new(prefix, Stream::from(tcp));
-    match outcome {
-        Outcome::Protocol(detect::Protocol::Http1) => {
-            Box::pin(http::serve(worker, client, caller, &port)).await;
-            Ok(())
+    let served = async {
+        match outcome {
+            Outcome::Protocol(detect::Protocol::Http2) => http2::serve(worker, client, caller, &port).await,
+            // What some application takes for HTTP though we do not must not get past us: the parser refuses it.
+            Outcome::Protocol(detect::Protocol::Bytes) if port.protocol().is_http() => {
+                http::serve(worker, client, caller, &port).await;
+                Ok(())
+            }
+            Outcome::Protocol(detect::Protocol::Http1) => {
+                http::serve(worker, client, caller, &port).await;
+                Ok(())
+            }
+            Outcome::Protocol(detect::Protocol::Tls(_) | detect::Protocol::Bytes)
+            | Outcome::Silent
+            | Outcome::Closed => tcp::forward(worker, client, caller, &port).await,
         }
-        Outcome::Protocol(detect::Protocol::Http2) => Box::pin(http2::serve(worker, client, caller, &port)).await,
-        // What some application takes for HTTP though we do not must not get past us: the parser refuses it.
-        Outcome::Protocol(detect::Protocol::Bytes) if port.protocol().is_http() => {
-            Box::pin(http::serve(worker, client, caller, &port)).await;
-            Ok(())
+    };
+    Box::pin(while_allowed(worker, caller.address, served)).await
+}
+
+/// Serves plaintext for as long as it may come in: a rule that comes later ends what is open.
+async fn while_allowed(
+    worker: &Worker,
+    from: SocketAddr,
+    served: impl Future<Output = Result<(), Error>>,
+) -> Result<(), Error> {
+    let mut inbound = worker.shared.inbound.clone();
+    let refused = async {
+        while inbound.current().value().is_none_or(|inbound| inbound.mutual_tls != MutualTls::Strict) {
+            inbound.changed().await;
         }
-        Outcome::Protocol(detect::Protocol::Tls(_) | detect::Protocol::Bytes) | Outcome::Silent | Outcome::Closed => {
-            tcp::forward(worker, client, caller, &port).await
-        }
+    };
+    tokio::select! {
+        biased;
+        () = refused => Err(Error::PlaintextRefused(from)),
+        served = served => served,
     }
 }
 

@@ -240,7 +240,42 @@ async fn strict_refuses_plaintext_and_permissive_takes_it() {
         let mut client = TcpStream::connect(pair.endpoint.address).await.unwrap();
         client.write_all(b"hello from outside").await.unwrap();
         assert!(client.read(&mut [0; 1]).await.is_err());
-        assert_eq!(failures(&pair.server), ["plaintext_refused"]);
+        // The one that was open, and the new one.
+        assert_eq!(failures(&pair.server), ["plaintext_refused"; 2]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn strict_ends_plaintext_that_is_open() {
+    within(async {
+        let worker = proxy(&issuer(), "web", "10.0.0.2");
+        let (app, address) = listen("127.0.0.1").await;
+        put_inbound(&worker, address.port(), Protocol::Undeclared, MutualTls::Permissive);
+        let inbound = inbound_of(&worker, address).await;
+        let mut open = Vec::new();
+        for first in ["GET / HTTP/1.1\r\nHost: a\r\n\r\n", "PING\r\n", ""] {
+            let mut client = TcpStream::connect(inbound).await.unwrap();
+            client.write_all(first.as_bytes()).await.unwrap();
+            let (mut app, _) = app.accept().await.unwrap();
+            if first.is_empty() {
+                app.write_all(b"220\r\n").await.unwrap();
+                read_until(&mut client, "\r\n").await;
+            } else {
+                read_until(&mut app, "\r\n").await;
+            }
+            open.push((client, app));
+        }
+        // What says nothing new ends nothing.
+        put_inbound(&worker, address.port(), Protocol::Undeclared, MutualTls::Permissive);
+        open[2].1.write_all(b"still\r\n").await.unwrap();
+        read_until(&mut open[2].0, "still\r\n").await;
+        put_inbound(&worker, address.port(), Protocol::Undeclared, MutualTls::Strict);
+        for (mut client, mut app) in open {
+            assert!(matches!(client.read(&mut [0; 1]).await, Ok(0) | Err(_)));
+            assert!(matches!(app.read(&mut [0; 1]).await, Ok(0) | Err(_)));
+        }
+        assert_eq!(failures(&worker), ["plaintext_refused"; 3]);
     })
     .await;
 }
