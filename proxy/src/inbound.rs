@@ -157,7 +157,14 @@ async fn silent(worker: &Rc<Worker>, client: &TcpStream, port: &Port) -> Result<
             Err(Error::AppRefused(port.address))
         };
     };
-    let First::Server(bytes) = first(client, &mut server).await else { return Ok(None) };
+    let bytes = match first(client, &mut server).await {
+        First::Server(bytes) => bytes,
+        First::Client => return Ok(None),
+        First::Failed => {
+            reset_on_drop(client);
+            return Err(Error::AppClosed(port.address));
+        }
+    };
     if server_speaks(&bytes) == ServerSpeaks::Http2 {
         drop(server);
         spoken(client).await;

@@ -145,10 +145,12 @@ async fn silent(worker: &Rc<Worker>, client: &TcpStream, destination: &Destinati
         () = spoken(client) => return Ok(Silent::ClientSpoke),
         dialled = tcp::dial(worker, destination) => dialled?,
     };
-    let First::Server(bytes) = first(client, &mut dialled.stream).await else {
+    let bytes = match first(client, &mut dialled.stream).await {
+        First::Server(bytes) => bytes,
         // It is dialled anew: what an idle connection to the application costs is little, and a request that was
         // routed by the first bytes of somebody else would be wrong.
-        return Ok(Silent::ClientSpoke);
+        First::Client => return Ok(Silent::ClientSpoke),
+        First::Failed => return Err(Error::ConnectionClosed(destination.address)),
     };
     match server_speaks(&bytes) {
         ServerSpeaks::Greeting => worker.verdicts.borrow_mut().remember(destination.address, Instant::now()),

@@ -11,8 +11,10 @@ use crate::stream::Stream;
 pub enum First {
     /// The client; its bytes are still in the socket.
     Client,
-    /// The server, or it ended; these are its bytes.
+    /// The server, or it ended in order; these are its bytes.
     Server(BytesMut),
+    /// The server failed: a reset, which its client must not take for an end in order. The kernel says so only once.
+    Failed,
 }
 
 /// Resolves when the client has spoken, or closed, or failed; reads nothing. A socket's readiness alone may be a false
@@ -29,8 +31,10 @@ pub async fn first(client: &TcpStream, server: &mut Stream) -> First {
         // When both have spoken, the client is who decides.
         biased;
         () = spoken(client) => First::Client,
-        // An error is for the relay to meet again, and to pass on.
-        _ = server.read_buf(&mut bytes) => First::Server(bytes),
+        read = server.read_buf(&mut bytes) => match read {
+            Ok(_) => First::Server(bytes),
+            Err(_) => First::Failed,
+        },
     }
 }
 

@@ -94,6 +94,28 @@ async fn a_server_that_speaks_first_is_heard_soon_and_remembered() {
 }
 
 #[tokio::test]
+async fn a_server_that_resets_a_silent_client_does_not_look_like_one_that_closes() {
+    within(async {
+        let pair = Pair::new(Protocol::Undeclared).await;
+        let inbound = pair.endpoint.address;
+        for meshed in [true, false] {
+            let mut client = if meshed {
+                call(&pair.client, pair.service).await
+            } else {
+                TcpStream::connect(inbound).await.unwrap()
+            };
+            let (app, _) = pair.app.accept().await.unwrap();
+            // Until the proxy listens to both.
+            assert!(timeout(SILENCE, client.read(&mut [0; 1])).await.is_err());
+            reset_on_drop(&app);
+            drop(app);
+            assert!(client.read(&mut [0; 1]).await.is_err(), "an orderly end");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_silent_client_that_speaks_http_after_all_is_not_remembered() {
     within(async {
         let pair = Pair::new(Protocol::Undeclared).await;

@@ -209,7 +209,8 @@ async fn unanswered(vigil: Option<PingPong>, streams: Rc<Cell<usize>>) {
 
 /// While there are streams.
 const PING_EVERY: Duration = Duration::from_secs(10);
-const PING_PATIENCE: Duration = Duration::from_secs(10);
+/// As long as gRPC waits: a machine that is moved stands still for seconds.
+const PING_PATIENCE: Duration = Duration::from_secs(20);
 /// Connections per server and worker.
 const MOST_LINKS: usize = 16;
 
