@@ -174,7 +174,7 @@ pub enum TokenError {
 #[derive(Debug, thiserror::Error)]
 pub enum TokenKeyError {
     /// The file can't be read or written.
-    #[error("cannot use the token key file {path}: {source}")]
+    #[error("cannot use {path} for the key of join tokens: {source}")]
     File {
         /// The file.
         path: PathBuf,

@@ -12,7 +12,7 @@ mod tests {
 
     fn mesh_identity() -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mesh-identity"));
-        command.env("RUST_BACKTRACE", "0");
+        command.env("RUST_BACKTRACE", "1");
         command
     }
 
@@ -82,5 +82,7 @@ mod tests {
         std::fs::write(issuer.join("tls.key"), "nothing").unwrap();
         let output = serve(&issuer, "127.0.0.1:0");
         assert!(!output.status.success() && stderr(&output).contains("tls.crt does not hold"), "{}", stderr(&output));
+        assert_eq!(stderr(&output).lines().filter(|line| line.starts_with("mesh-identity: ")).count(), 1);
+        assert!(!stderr(&output).contains("backtrace"), "{}", stderr(&output));
     }
 }
