@@ -10,7 +10,7 @@ use crate::output::Format;
 /// Everything that can be typed.
 #[derive(Debug, Parser)]
 #[command(name = "meshctl", version, about = "Look at a service mesh, and try one out", after_help = EXAMPLES)]
-#[command(disable_help_subcommand = true, arg_required_else_help = true)]
+#[command(arg_required_else_help = true)]
 pub struct Args {
     /// What to do.
     #[command(subcommand)]
@@ -52,15 +52,6 @@ pub enum Command {
         /// Which shell.
         shell: Shell,
     },
-    /// One pod of the demo: makes its network namespace, waits for its link, runs its processes.
-    #[command(name = "demo-pod", hide = true)]
-    DemoPod,
-    /// First process of the demo's process namespace: when it ends, everything in there ends.
-    #[command(name = "demo-init", hide = true)]
-    DemoInit,
-    /// One application of the demo's shop.
-    #[command(name = "demo-app", hide = true)]
-    DemoApp,
 }
 
 /// Shells with a completion script.
@@ -182,7 +173,8 @@ Examples:
   meshctl stat                 figures of every workload
   meshctl edges -o json        who calls whom, for a program
 
-Exit codes: 0 all is well, 1 something is not (the message says what to do), 2 the command line makes no sense.";
+Exit codes: 0 all is well, 1 something is not (the message says what to do), 2 the command line \
+makes no sense.";
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
@@ -198,25 +190,27 @@ Examples:
   meshctl stat --by version    how a canary does beside the stable version
   meshctl stat --window 10s    calmer figures
 
-MESHED is proxies that answered out of pods known. SUCCESS counts 5xx and failing gRPC statuses as failures.
-MTLS is the share of requests that came by mutual TLS.";
+MESHED is proxies that answered out of pods known. SUCCESS counts 5xx and failing gRPC statuses \
+as failures. MTLS is the share of requests that came by mutual TLS. Behind an HTTPRoute, the \
+Service of a request is the backend it was sent to.";
 
 const EDGES_EXAMPLES: &str = "\
 Examples:
   meshctl edges
   meshctl edges -o json
 
-Figures are those of the calling proxy where it is known; identities are from the certificates both ends showed.";
+Figures are those of the calling proxy where it is known; identities are from the certificates \
+both ends showed.";
 
 const IDENTITY_EXAMPLES: &str = "\
 Examples:
   meshctl identity
-  meshctl identity catalog-1";
+  meshctl identity catalog";
 
 const PROXY_STATUS_EXAMPLES: &str = "\
 Examples:
   meshctl proxy-status
-  meshctl proxy-status catalog-1     with every key it subscribes to
+  meshctl proxy-status catalog       with every key it subscribes to
   meshctl proxy-status --stale-after 5s
 
 AGE is how long ago the sources behind a proxy's picture were last known to be live.";
@@ -227,9 +221,9 @@ Examples:
   meshctl demo --once          a test: 10 seconds of traffic, then a verdict
   meshctl demo --rps 500
 
-Runs identity, controller and a shop of five services, each pod in a network namespace of its own with its proxy.
-Needs Linux, and root or unprivileged user namespaces. Nothing of this machine's network is touched, and everything
-is gone when it ends.";
+Runs identity, controller and a shop of five services, each pod in a network namespace of its own \
+with its proxy. Needs Linux, and root or unprivileged user namespaces. Nothing of this machine's \
+network is touched, and everything is gone when it ends.";
 
 const COMPLETION_EXAMPLES: &str = "\
 Examples:

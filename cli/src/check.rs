@@ -60,6 +60,8 @@ pub struct Answers {
     pub discovery: Vec<Answer<DiscoveryStatus>>,
     /// `/failures` of every proxy.
     pub failures: Vec<Answer<Vec<Failure>>>,
+    /// What is wrong with the objects the mesh follows, where that is known.
+    pub problems: Option<Vec<String>>,
 }
 
 /// Runs the command. With `--wait`, a mesh that is not there yet is waited for as well: `find` looks for it anew.
@@ -94,7 +96,7 @@ pub async fn run<T: Transport>(
 
 /// Asks every proxy everything.
 pub async fn gather(transport: &impl Transport) -> Result<Answers, TransportError> {
-    let pods = transport.pods().await?;
+    let (pods, problems) = (transport.pods().await?, transport.problems().await?);
     let proxies: Vec<String> = pods.iter().filter(|pod| pod.meshed).map(|pod| pod.name.clone()).collect();
     let (info, identity, discovery, failures) = tokio::join!(
         transport::ask_json(transport, &proxies, "/info"),
@@ -102,7 +104,7 @@ pub async fn gather(transport: &impl Transport) -> Result<Answers, TransportErro
         transport::ask_json(transport, &proxies, "/discovery"),
         transport::ask_json(transport, &proxies, "/failures"),
     );
-    Ok(Answers { pods, info, identity, discovery, failures })
+    Ok(Answers { pods, info, identity, discovery, failures, problems })
 }
 
 /// What the answers mean at a moment, in milliseconds since 1970.
@@ -112,6 +114,7 @@ pub fn judge(answers: &Answers, now_ms: u64) -> Report {
     certificates(&answers.identity, now_ms, &mut checks);
     one_bundle(&answers.identity, &mut checks);
     discovery(&answers.discovery, &mut checks);
+    manifests(answers.problems.as_deref(), &mut checks);
     recent_failures(&answers.failures, now_ms, &mut checks);
     let outcome = checks.iter().map(|line| line.outcome).max().unwrap_or(Outcome::Failed);
     Report { outcome, checks }
@@ -225,6 +228,16 @@ fn discovery(answers: &[Answer<DiscoveryStatus>], checks: &mut Vec<Line>) {
     }
 }
 
+fn manifests(problems: Option<&[String]>, checks: &mut Vec<Line>) {
+    let Some(problems) = problems else { return };
+    for problem in problems {
+        checks.push(Line::warning(format!("manifest {problem}"), "correct the file; it is read again at once"));
+    }
+    if problems.is_empty() {
+        checks.push(Line::passed("all manifests are in force".to_owned()));
+    }
+}
+
 fn recent_failures(answers: &[Answer<Vec<Failure>>], now_ms: u64, checks: &mut Vec<Line>) {
     let known: Vec<_> =
         answers.iter().filter_map(|answer| Some((&answer.proxy, answer.result.as_ref().ok()?))).collect();
@@ -239,9 +252,13 @@ fn recent_failures(answers: &[Answer<Vec<Failure>>], now_ms: u64, checks: &mut V
         let mut recent = failures.iter().filter(recent);
         let Some(last) = recent.next() else { continue };
         let sentence = last.reason.parse::<proto::Reason>().map_or("", proto::Reason::sentence);
+        let detail = if last.detail.is_empty() { String::new() } else { format!(" ({})", last.detail) };
+        let count = 1 + recent.count();
+        // A proxy keeps only so many: where all are recent, others may have been pushed out.
+        let most = if count >= proto::admin::FAILURES_KEPT { "at least " } else { "" };
         let text = format!(
-            "{} at proxy {proxy} in the last minute, the last {} from {} to {}: {sentence}",
-            many(1 + recent.count(), "failure"),
+            "{most}{} at proxy {proxy} in the last minute, the last {} from {} to {}: {sentence}{detail}",
+            many(count, "failure"),
             last.reason,
             last.source,
             last.destination

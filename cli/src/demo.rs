@@ -27,6 +27,8 @@ mod directory;
 #[cfg(target_os = "linux")]
 mod live;
 #[cfg(target_os = "linux")]
+mod manifest_check;
+#[cfg(target_os = "linux")]
 mod manifests;
 #[cfg(target_os = "linux")]
 mod namespaces;

@@ -21,6 +21,9 @@ pub struct State {
     pub ready: bool,
     /// Every pod, control plane included.
     pub pods: Vec<PodState>,
+    /// What is wrong with the manifests, as `file:line: problem`; none until they have been looked at.
+    #[serde(default)]
+    pub manifest_problems: Option<Vec<String>>,
 }
 
 /// One pod of a running demo.
@@ -68,6 +71,7 @@ pub enum LocationError {
 pub fn find(named: Option<&Path>) -> Result<PathBuf, LocationError> {
     if let Some(directory) = named {
         return match liveness(directory) {
+            Liveness::Alive if foreign(directory) => Err(LocationError::Forbidden(directory.to_owned())),
             Liveness::Alive => Ok(directory.to_owned()),
             // Not a demo's, but laid out like one.
             Liveness::Absent if directory.join(PROXIES).is_dir() => Ok(directory.to_owned()),
@@ -78,12 +82,19 @@ pub fn find(named: Option<&Path>) -> Result<PathBuf, LocationError> {
     let mut forbidden = None;
     for directory in usual_places() {
         match liveness(&directory) {
-            Liveness::Alive => return Ok(directory),
-            Liveness::Forbidden => forbidden = Some(directory),
+            Liveness::Alive if !foreign(&directory) => return Ok(directory),
+            Liveness::Alive | Liveness::Forbidden => forbidden = Some(directory),
             Liveness::Stale | Liveness::Absent => {}
         }
     }
     Err(forbidden.map_or(LocationError::NotRunning, LocationError::Forbidden))
+}
+
+/// Its sockets are shut to everybody but its owner and root: without asking, this is known from the directory.
+fn foreign(directory: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let user = rustix::process::geteuid();
+    !user.is_root() && fs::metadata(directory).is_ok_and(|metadata| metadata.uid() != user.as_raw())
 }
 
 /// Reads what a running demo says about itself.

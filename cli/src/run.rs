@@ -15,6 +15,9 @@ use crate::{certificates, check, demo, edges, location, proxy_status, stat};
 
 /// Runs the program: 0 when all is well, 1 when something is not, 2 when the command line makes no sense.
 pub fn main() -> ExitCode {
+    if let Some(code) = demo_part() {
+        return code;
+    }
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
@@ -24,9 +27,6 @@ pub fn main() -> ExitCode {
         }
     };
     let result = match &args.command {
-        Command::DemoPod => return demo::pod(),
-        Command::DemoInit => return demo::init(),
-        Command::DemoApp => return demo::app(),
         Command::Demo(demo) => demo::run(demo, args.demo_dir.as_deref()),
         Command::Completion { shell } => completion(*shell),
         Command::Version(version) if version.client => client_version(args.output),
@@ -38,6 +38,19 @@ pub fn main() -> ExitCode {
             eprintln!("meshctl: {error:#}");
             ExitCode::from(FAILURE)
         }
+    }
+}
+
+/// The processes of a demo are this program too. Nobody types their commands, so neither help nor completion has them.
+fn demo_part() -> Option<ExitCode> {
+    match std::env::args_os().nth(1)?.to_str()? {
+        // One pod: makes its network namespace, waits for its link, runs its processes.
+        "demo-pod" => Some(demo::pod()),
+        // First process of the demo's process namespace: when it ends, everything in there ends.
+        "demo-init" => Some(demo::init()),
+        // One application of the shop.
+        "demo-app" => Some(demo::app()),
+        _ => None,
     }
 }
 
@@ -65,14 +78,7 @@ async fn ask(args: &Args) -> anyhow::Result<()> {
         Command::Identity(proxies) => certificates::run(&transport, proxies, args.output).await,
         Command::ProxyStatus(status) => proxy_status::run(&transport, status, args.output).await,
         Command::Version(_) => all_versions(Some(&transport), args.output).await,
-        Command::Check(_)
-        | Command::Demo(_)
-        | Command::Completion { .. }
-        | Command::DemoPod
-        | Command::DemoInit
-        | Command::DemoApp => {
-            unreachable!("these were run before")
-        }
+        Command::Check(_) | Command::Demo(_) | Command::Completion { .. } => unreachable!("these were run before"),
     }
 }
 

@@ -22,11 +22,11 @@ use crate::{args::StatArgs, output};
 pub enum By {
     /// Deployment or the like.
     Workload,
-    /// Service that was called.
+    /// Service that requests were sent to.
     Service,
     /// Namespace.
     Namespace,
-    /// Service that was called, and version that answered.
+    /// Service that requests were sent to, and version of the workload behind it.
     #[value(alias = "backend")]
     Version,
 }

@@ -98,6 +98,11 @@ pub fn span(milliseconds: u64) -> String {
     }
 }
 
+/// Text of another program, as one line.
+pub fn one_line(text: &str) -> String {
+    printable(text.to_owned())
+}
+
 /// What another program wrote may hold escape sequences that would take over a terminal.
 fn printable(cell: String) -> String {
     if cell.chars().any(char::is_control) {

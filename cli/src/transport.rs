@@ -16,6 +16,10 @@ pub trait Transport: Sync {
     /// All pods, with or without a proxy, sorted by name.
     fn pods(&self) -> impl Future<Output = Result<Vec<Pod>, TransportError>> + Send;
 
+    /// What is wrong with the objects the mesh is told to follow, as `file:line: problem`. `None` where this way does not
+    /// lead to them.
+    fn problems(&self) -> impl Future<Output = Result<Option<Vec<String>>, TransportError>> + Send;
+
     /// What the proxy of a pod answers to a GET of `path` on its admin. Other statuses than 200 are errors.
     fn get(&self, pod: &str, path: &str) -> impl Future<Output = Result<Bytes, TransportError>> + Send;
 }

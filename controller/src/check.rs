@@ -48,7 +48,9 @@ impl fmt::Display for CheckReport {
         for warning in &self.warnings {
             writeln!(f, "warning: {warning}")?;
         }
-        write!(f, "{} objects, {} errors, {} warnings", self.objects, self.errors.len(), self.warnings.len())
+        let many = |count: usize, thing: &str| format!("{count} {thing}{}", if count == 1 { "" } else { "s" });
+        let (errors, warnings) = (many(self.errors.len(), "error"), many(self.warnings.len(), "warning"));
+        write!(f, "{}, {errors}, {warnings}", many(self.objects, "object"))
     }
 }
 
@@ -141,7 +143,7 @@ mod tests {
             "warning: b.yaml:1: Service default/b: port 80 has no endpoint",
             "warning: c.yaml:2: HTTPRoute default/c: the Service default/b has no port 81",
             "warning: c.yaml:2: HTTPRoute default/c: there is no Service port default/d:80",
-            "2 objects, 1 errors, 3 warnings",
+            "2 objects, 1 error, 3 warnings",
         ] {
             assert!(text.contains(expected), "{expected}\n{text}");
         }

@@ -108,3 +108,6 @@ pub struct Failure {
     /// More for people, without header values or bodies.
     pub detail: String,
 }
+
+/// Failures a proxy keeps; the newest push out the oldest.
+pub const FAILURES_KEPT: usize = 256;

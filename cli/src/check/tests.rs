@@ -19,6 +19,7 @@ fn well() -> Answers {
         identity: answer(identity),
         discovery: answer(discovery),
         failures: answer(Vec::new()),
+        problems: Some(Vec::new()),
     }
 }
 
@@ -33,7 +34,7 @@ fn judged(change: impl FnOnce(&mut Answers)) -> (Outcome, String) {
 fn all_is_well() {
     let (outcome, text) = judged(|_| {});
     assert_eq!(outcome, Outcome::Passed);
-    assert_eq!(text.lines().filter(|line| line.starts_with('√')).count(), 5, "{text}");
+    assert_eq!(text.lines().filter(|line| line.starts_with('√')).count(), 6, "{text}");
     assert!(text.ends_with("all is well\n"));
 }
 
@@ -76,6 +77,21 @@ fn only_recent_failures_count_and_they_name_their_reason() {
     let recent = judged(|answers| answers.failures = answer(vec![failure(NOW - 5), failure(NOW - 10)]));
     assert_eq!(recent.0, Outcome::Warning);
     assert!(recent.1.contains("2 failures at proxy web") && recent.1.contains("no ready endpoint"), "{}", recent.1);
+}
+
+#[test]
+fn what_a_full_ring_has_forgotten_is_not_denied() {
+    let failure = Failure { at_ms: NOW, detail: "the route shop/a".into(), ..Failure::default() };
+    let (_, text) = judged(|answers| answers.failures = answer(vec![failure; proto::admin::FAILURES_KEPT]));
+    assert!(text.contains("‼ at least 256 failures at proxy web") && text.contains("(the route shop/a)"), "{text}");
+}
+
+#[test]
+fn a_broken_manifest_is_a_warning_with_its_line() {
+    let (outcome, text) = judged(|answers| answers.problems = Some(vec!["a.yaml:3: odd".into()]));
+    assert_eq!(outcome, Outcome::Warning);
+    assert!(text.contains("‼ manifest a.yaml:3: odd\n"), "{text}");
+    assert!(!judged(|answers| answers.problems = None).1.contains("manifest"));
 }
 
 #[test]

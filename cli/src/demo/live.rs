@@ -1,6 +1,7 @@
 //! The live view: one table of edges, drawn anew every second on a terminal, now and then elsewhere.
 
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::io::IsTerminal as _;
 use std::path::Path;
 use std::time::Duration;
@@ -8,7 +9,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use crate::edges::Edges;
+use crate::location;
 use crate::output;
+use crate::table;
 use crate::traffic::{self, Scrape};
 use crate::transport;
 use crate::transport::unix_socket::UnixSockets;
@@ -42,29 +45,47 @@ pub(super) async fn watch(directory: &Path, report: &Path, limit: Option<Duratio
         }
         drawn = Instant::now();
         let traffic = traffic::between(first, last);
-        let frame = frame(&Edges::new(&traffic), &read(report).unwrap_or_default());
+        let problems = location::read_state(directory).ok().and_then(|state| state.manifest_problems);
+        let frame = frame(&Edges::new(&traffic), &read(report).unwrap_or_default(), &problems.unwrap_or_default());
         screen.draw(&frame, &hints(directory))?;
     }
     Ok(())
 }
 
-fn frame(edges: &Edges, report: &Report) -> String {
+fn frame(edges: &Edges, report: &Report, problems: &[String]) -> String {
     let Report { succeeded, failed, last_failure, .. } = report;
     let failure = last_failure.as_deref().map(|why| format!(" (the last: {why})")).unwrap_or_default();
     let (canary, share) = verdict::canary_share(edges);
     let canary = share.map(|(share, _)| format!("{canary} gets {:.1}% of the calls to reviews\n", share * 100.0));
     let canary = canary.unwrap_or_default();
-    format!("{}\nrequests: {succeeded} succeeded, {failed} failed{failure}\n{canary}", edges.render())
+    let problems: String = problems.iter().map(|problem| format!("‼ {}\n", table::one_line(problem))).collect();
+    format!("{}\nrequests: {succeeded} succeeded, {failed} failed{failure}\n{canary}{problems}", edges.render())
 }
 
 fn hints(directory: &Path) -> String {
     let directory = directory.display();
+    let path = std::env::var_os("PATH");
+    let meshctl = std::env::current_exe().map_or_else(
+        |_| "meshctl".to_owned(),
+        |own| typed(&own, std::env::current_dir().ok().as_deref(), path.as_deref()),
+    );
     format!(
-        "\nTry, in another terminal:\n  meshctl stat                                  figures of every workload\n  \
-         meshctl check; meshctl identity; meshctl proxy-status\n  \
-         edit {directory}/manifests/{ROUTE_FILE}   change the weights, save, and watch\n  \
+        "\nTry, in another terminal:\n  {meshctl} stat\n  {meshctl} check\n  \
+         edit {directory}/manifests/{ROUTE_FILE}: change the weights, save, and watch\n  \
          less {directory}/logs/catalog.proxy.log\nCtrl-C ends the demo and removes everything.\n"
     )
+}
+
+/// How a person in `current` types this program: its name alone where the shell finds it, else where it is.
+fn typed(own: &Path, current: Option<&Path>, path: Option<&OsStr>) -> String {
+    let name = own.file_name().unwrap_or(own.as_os_str());
+    let mut found = path.into_iter().flat_map(std::env::split_paths).map(|directory| directory.join(name));
+    let shortest = match (found.find(|program| program.is_file()), current.and_then(|it| own.strip_prefix(it).ok())) {
+        (Some(program), _) if program.canonicalize().is_ok_and(|program| program == own) => Path::new(name),
+        (_, Some(below)) if below.components().count() > 1 => below,
+        _ => own,
+    };
+    shortest.display().to_string()
 }
 
 /// The terminal, if there is one. Restored when dropped.
@@ -102,3 +123,29 @@ impl Drop for Screen {
 /// Rates are over the last five seconds: calm enough to read, quick enough to see an edit take effect.
 const LOOKS: usize = 6;
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hints_can_be_typed_as_they_stand() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path().canonicalize().unwrap();
+        let own = directory.join("target/release/meshctl");
+        std::fs::create_dir_all(own.parent().unwrap()).unwrap();
+        std::fs::write(&own, "").unwrap();
+        assert_eq!(typed(&own, Some(&directory), None), "target/release/meshctl");
+        assert_eq!(typed(&own, Some(Path::new("/elsewhere")), None), own.display().to_string());
+        assert_eq!(typed(&own, own.parent(), None), own.display().to_string());
+        let path = own.parent().map(Path::as_os_str);
+        assert_eq!(typed(&own, Some(&directory), path), "meshctl");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_manifest_is_seen() {
+        let edges = Edges::new(&traffic::tests::traffic(&[]));
+        let text = frame(&edges, &Report::default(), &["a.yaml:3: o\u{1b}dd".to_owned()]);
+        assert!(text.ends_with("‼ a.yaml:3: o\u{fffd}dd\n"), "{text}");
+    }
+}

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use proto::bootstrap::{Bootstrap, Ports, Workload, spiffe_id};
 use proto::names;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, interval, interval_at};
 
 use crate::args::DemoArgs;
 use crate::location::{ADMIN_SOCKET, PROXIES, PodState};
@@ -18,6 +18,7 @@ use crate::output;
 use super::app::{self, AppSpec, CallSpec};
 use super::control_plane::{CLUSTER, CONTROLLER_POD, ControlPlane, IDENTITY_POD, MANIFESTS, upstream};
 use super::directory::{BOUND_PROGRAMS, Directory};
+use super::manifest_check::ManifestCheck;
 use super::manifests;
 use super::namespaces::{self, Rights};
 use super::pod::{PodSpec, ProcessSpec};
@@ -174,8 +175,13 @@ impl Demo<'_> {
         self.directory.write_state(stage.state())
     }
 
-    /// Notes processes that were started again, and keeps tokens fresh. Ends only with a failure.
+    /// Notes processes that were started again and manifests that went wrong, and keeps tokens fresh. Ends only with a
+    /// failure.
     async fn look_after(&self, stage: &mut Stage, control: Option<&ControlPlane>) -> anyhow::Result<()> {
+        let mut tokens = interval_at(Instant::now() + TOKENS_EVERY, TOKENS_EVERY);
+        let mut looks = interval(Duration::from_secs(1));
+        let manifests = self.directory.path().join(MANIFESTS);
+        let mut manifests = ManifestCheck::new(self.programs.path(CONTROLLER), manifests);
         loop {
             tokio::select! {
                 (name, event) = stage.next_event() => {
@@ -184,7 +190,12 @@ impl Demo<'_> {
                     }
                     self.directory.write_state(stage.state())?;
                 }
-                () = sleep(TOKENS_EVERY) => {
+                _ = looks.tick(), if control.is_some() => {
+                    let Some(problems) = manifests.look().await else { continue };
+                    stage.state().manifest_problems = Some(problems);
+                    self.directory.write_state(stage.state())?;
+                }
+                _ = tokens.tick() => {
                     let Some(control) = control else { continue };
                     control.write_controller_token().await?;
                     for member in &MEMBERS {

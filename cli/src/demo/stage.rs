@@ -47,6 +47,7 @@ impl Stage {
             started_ms: crate::now_ms(),
             ready: false,
             pods: Vec::new(),
+            manifest_problems: None,
         };
         let logs = directory.make("logs", None)?;
         Ok(Self {

@@ -49,6 +49,14 @@ impl Transport for UnixSockets {
         Ok(sorted(pods))
     }
 
+    async fn problems(&self) -> Result<Option<Vec<String>>, TransportError> {
+        if !self.directory.join(STATE_FILE).is_file() {
+            return Ok(None);
+        }
+        let state = location::read_state(&self.directory).map_err(|error| TransportError::List(error.to_string()))?;
+        Ok(state.manifest_problems)
+    }
+
     async fn get(&self, pod: &str, path: &str) -> Result<Bytes, TransportError> {
         if pod.is_empty() || pod.contains('/') || pod.starts_with('.') {
             return Err(TransportError::Unreachable(format!("{pod:?} is no name of a pod")));

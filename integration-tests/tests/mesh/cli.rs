@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use integration_tests::demo::Demo;
 use integration_tests::mesh::{Settings, programs};
 use serde_json::Value;
 
@@ -82,12 +83,32 @@ fn a_mesh_that_is_not_there_is_said_with_what_to_do() {
 }
 
 #[test]
+fn help_is_a_command_too() {
+    for (arguments, shown) in [(&["help"][..], "proxy-status"), (&["help", "stat"], "--window")] {
+        let output = Command::new(programs().unwrap().join("meshctl")).args(arguments).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && said.contains(shown), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn another_users_demo_is_said_to_be_that() {
+    use std::os::unix::process::CommandExt as _;
+    let demo = Demo::up().unwrap();
+    let output = demo.place().command(&["stat"]).unwrap().uid(12_345).gid(12_345).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("belongs to another user; try again with sudo"), "{said}");
+}
+
+#[test]
 fn shells_take_the_completion_scripts() {
     let script = |shell: &str| {
         let output = Command::new(programs().unwrap().join("meshctl")).args(["completion", shell]).output().unwrap();
         assert!(output.status.success(), "{shell}");
         String::from_utf8(output.stdout).unwrap()
     };
+    assert!(!script("bash").contains("demo-pod"), "what nobody types is offered");
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), script("bash")).unwrap();
     let source = format!("source {} && complete -p meshctl", file.path().display());

@@ -75,6 +75,29 @@ fn an_edit_takes_effect_within_a_second_in_the_same_processes() {
     assert_eq!(demo.processes().unwrap(), processes, "nothing was started anew");
 }
 
+/// Whoever breaks a manifest is told where, by the commands that look at the mesh and not only by the controller's log.
+#[test]
+fn a_broken_manifest_is_seen_by_check_until_it_is_mended() {
+    let demo = Demo::up().unwrap();
+    let route = demo.place().directory().join("manifests/reviews-route.yaml");
+    let text = std::fs::read_to_string(&route).unwrap();
+    let said = |what: &str| {
+        eventually(Duration::from_secs(5), || {
+            let output = demo.place().meshctl(&["check"]).unwrap();
+            output.status.success() && String::from_utf8_lossy(&output.stdout).contains(what)
+        })
+        .unwrap_or_else(|_| panic!("{what}: {}", demo.output()));
+    };
+    said("√ all manifests are in force");
+    let line = 1 + text.lines().position(|line| line.contains("weight: 90")).unwrap();
+    std::fs::write(&route, text.replace("weight: 90", "weight: many")).unwrap();
+    said(&format!("‼ manifest reviews-route.yaml:{line}: "));
+    std::fs::write(&route, text.replace("name: reviews-v2", "name: reviews-v3")).unwrap();
+    said("there is no Service port shop/reviews-v3:80");
+    std::fs::write(&route, text).unwrap();
+    said("√ all manifests are in force");
+}
+
 #[test]
 fn without_root_a_user_namespace_will_do() {
     let place = Place::new().unwrap();

@@ -108,7 +108,7 @@ pub(crate) fn now_ms() -> u64 {
 }
 
 /// Failures kept.
-pub const CAPACITY: usize = 256;
+pub const CAPACITY: usize = proto::admin::FAILURES_KEPT;
 const LONGEST: usize = 256;
 
 #[cfg(test)]
