@@ -6,7 +6,7 @@ use integration_tests::mesh::manifests::remove_workload;
 use integration_tests::mesh::{Settings, Signal};
 
 use super::control_plane::load_runs;
-use super::shop::{Shop, load_from};
+use super::shop::{Shop, WEB_BYTES, load_from};
 
 fn now_ms() -> u64 {
     u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
@@ -40,7 +40,12 @@ fn two_workers_share_the_work_and_lose_nothing() {
     shop.backends[0].server = Some(shop.backends[0].pod.serve().unwrap());
     load_runs(Duration::from_secs(2));
     shop.none_failed(load, 2000);
-    for pod in [&shop.client, &shop.backends[1].pod] {
+    // Enough connections that stay open to occupy every worker of every pod.
+    let _echoes: Vec<_> =
+        shop.backends.iter().map(|backend| backend.pod.traffic("echo", &["echo", "[::]:9000"]).unwrap()).collect();
+    let hold = shop.client.traffic("hold", &["hold", WEB_BYTES, "400"]).unwrap();
+    hold.wait_for_output("holding", Duration::from_secs(20)).unwrap();
+    for pod in [&shop.client, &shop.backends[0].pod, &shop.backends[1].pod] {
         let id = pod.proxy.as_ref().unwrap().id();
         let busy = std::fs::read_dir(format!("/proc/{id}/task")).unwrap().filter(|thread| {
             let stat = std::fs::read_to_string(thread.as_ref().unwrap().path().join("stat")).unwrap();
