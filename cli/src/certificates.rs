@@ -61,7 +61,7 @@ fn certificate(answer: Answer<IdentityStatus>) -> Certificate {
 
 /// The table, at a moment in milliseconds since 1970.
 pub fn render(certificates: &[Certificate], now_ms: u64) -> String {
-    let mut table = Table::new(&["PROXY", "ID", ">EXPIRES IN", ">RENEWS IN", ">RENEWALS", "ANCHORS", "LAST ERROR"]);
+    let mut table = Table::new(&["PROXY", "ID", ">EXPIRES IN", ">RENEWS IN", ">OBTAINED", "ANCHORS", "LAST ERROR"]);
     for Certificate { proxy, status, error } in certificates {
         let Some(status) = status else {
             let dash = || "-".to_owned();

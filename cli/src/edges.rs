@@ -133,7 +133,7 @@ impl Edges {
                 edge.source.name(),
                 edge.destination.name(),
                 edge.protocol.clone(),
-                figures.rps.map_or_else(|| volume(figures.tcp_bytes_per_second), |rps| table::rate(Some(rps))),
+                figures.rate(),
                 table::percent(figures.success),
                 table::milliseconds(figures.p50_ms),
                 table::milliseconds(figures.p99_ms),
@@ -148,6 +148,10 @@ impl Edges {
 
 impl End {
     fn name(&self) -> String {
+        // A request that found no backend went nowhere that has a name.
+        if self.namespace == self.workload && self.workload == "unknown" {
+            return self.workload.clone();
+        }
         format!("{}/{}", self.namespace, self.workload)
     }
 }
@@ -173,15 +177,6 @@ fn short(id: Option<&str>) -> String {
     match parts[..] {
         [_, "ns", namespace, "sa", account] => format!("{namespace}/{account}"),
         _ => id.to_owned(),
-    }
-}
-
-fn volume(bytes: Option<f64>) -> String {
-    match bytes {
-        None => "-".to_owned(),
-        Some(bytes) if bytes < 1e3 => format!("{bytes:.0}B/s"),
-        Some(bytes) if bytes < 1e6 => format!("{:.1}kB/s", bytes / 1e3),
-        Some(bytes) => format!("{:.1}MB/s", bytes / 1e6),
     }
 }
 

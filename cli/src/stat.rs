@@ -166,7 +166,7 @@ impl Stat {
                 name,
                 meshed,
                 table::percent(figures.success),
-                table::rate(figures.rps),
+                figures.rate(),
                 table::milliseconds(figures.p50_ms),
                 table::milliseconds(figures.p95_ms),
                 table::milliseconds(figures.p99_ms),
@@ -190,6 +190,11 @@ impl Summary {
             tcp_bytes_per_second: (figures.tcp_bytes > 0.0).then_some(figures.tcp_bytes),
         }
     }
+
+    /// Requests per second; bytes per second where nothing but bytes was seen.
+    pub fn rate(&self) -> String {
+        self.rps.map_or_else(|| volume(self.tcp_bytes_per_second), |rps| table::rate(Some(rps)))
+    }
 }
 
 /// Says which window, how many proxies answered, and why the others did not.
@@ -199,6 +204,15 @@ pub fn footer(window_seconds: f64, answered: usize, proxies: usize, silent: &BTr
         text.push_str(&format!("‼ {proxy} {why}\n"));
     }
     text
+}
+
+fn volume(bytes: Option<f64>) -> String {
+    match bytes {
+        None => "-".to_owned(),
+        Some(bytes) if bytes < 1e3 => format!("{bytes:.0}B/s"),
+        Some(bytes) if bytes < 1e6 => format!("{:.1}kB/s", bytes / 1e3),
+        Some(bytes) => format!("{:.1}MB/s", bytes / 1e6),
+    }
 }
 
 /// Seconds to the millisecond.

@@ -23,6 +23,10 @@
 //! pools and its own view of how endpoints do ([`worker`]). Discovery, certificates, metrics and admin have a thread of
 //! their own; workers read what it publishes and never wait for it, but for the first answer about a destination.
 //!
+//! Around this: [`args`] are the commands, [`app`] starts and stops everything, [`redirect`] writes the rules (`init`),
+//! [`control`] keeps certificate and picture current, [`http`] holds both codecs and the `Head` they share, [`telemetry`]
+//! the metrics and the failure ring, [`drain`] the end.
+//!
 //! Every failure is an [`Error`] with a [`proto::Reason`]: the word that the response, the log, the metric and the
 //! failure ring share.
 

@@ -158,7 +158,13 @@ impl Certifier {
     fn use_from_now(&self, leaf: LeafCertificate, now: SystemTime, new: bool) {
         let renew_at = leaf.renew_at(now, rand::random()).max(now + SHORTEST_LIFE);
         let left = leaf.not_after().duration_since(now).unwrap_or_default();
-        tracing::info!(id = self.id.as_str(), serial = leaf.serial(), ends_in = ?left, new, "certificate in force");
+        tracing::info!(
+            id = self.id.as_str(),
+            serial = leaf.serial(),
+            ends_in_seconds = left.as_secs(),
+            new,
+            "certificate in force"
+        );
         self.state.certificate(leaf.not_before(), leaf.not_after(), renew_at, new);
         if let (Some(directory), true) = (&self.directory, new)
             && let Err(error) = leaf.save(directory)

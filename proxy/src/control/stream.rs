@@ -131,7 +131,7 @@ impl StreamClient {
             Ok(Err(status)) => return Ended::Status { address, status: Box::new(status) },
             Err(_) => return Ended::Silent { address, after: OPEN },
         };
-        tracing::info!(controller = %address, "discovery stream");
+        tracing::info!(controller = %address, "discovery stream is up");
         self.state.connected(&address.to_string());
         let stream = OneStream { address, floor, outgoing, responses, client: self, backoff, behind_since };
         stream.follow().await
