@@ -91,7 +91,7 @@ impl Node {
     pub fn create() -> anyhow::Result<Self> {
         let namespace = Namespace::create()?;
         namespace.ip(&format!(
-            "link add br0 type bridge\naddr add {GATEWAY}/16 dev br0\naddr add {GATEWAY_V6}/64 dev br0 nodad\nlink set br0 up\n"
+            "link add br0 address {BRIDGE_MAC} type bridge\naddr add {GATEWAY}/16 dev br0\naddr add {GATEWAY_V6}/64 dev br0 nodad\nlink set br0 up\n"
         ))?;
         Ok(Self { namespace })
     }
@@ -123,6 +123,8 @@ pub fn pod_addresses(number: u8) -> [IpAddr; 2] {
     [Ipv4Addr::new(10, 244, 1, number).into(), v6.into()]
 }
 
+/// Without one of its own a bridge takes the lowest of its ports', so that a pod that is added later may change it under everybody.
+const BRIDGE_MAC: &str = "02:00:00:00:00:01";
 /// The node, as pods see it.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
 /// The same over IPv6.
