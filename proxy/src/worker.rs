@@ -220,9 +220,9 @@ pub fn start(shared: &Arc<Shared>, listeners: Vec<Listener>) -> io::Result<Vec<J
     for index in 1..shared.config.bootstrap.workers {
         let (sender, receiver) = mpsc::unbounded_channel();
         let load = Arc::new(AtomicUsize::new(0));
-        others.push(Other { sender, load: Arc::clone(&load) });
+        others.push(Other { sender, load });
         let shared = Arc::clone(shared);
-        threads.push(thread(index, move || run_with(shared, receive(receiver, load)))?);
+        threads.push(thread(index, move || run_with(shared, receive(receiver)))?);
     }
     let own = Arc::clone(shared);
     threads.push(thread(0, move || run_with(own, accept(listeners, others)))?);
@@ -266,6 +266,8 @@ struct Arrival {
     direction: Direction,
     socket: std::net::TcpStream,
     client: SocketAddr,
+    /// Taken by who hands over, or all that arrives at once would go to the same worker.
+    load: LoadGuard,
 }
 
 /// Takes part of the load off a worker when a connection ends.
@@ -285,9 +287,8 @@ impl Drop for LoadGuard {
 }
 
 impl Hall {
-    fn begin(&self, direction: Direction, tcp: TcpStream, client: SocketAddr) {
+    fn begin(&self, direction: Direction, tcp: TcpStream, client: SocketAddr, load: LoadGuard) {
         let worker = Rc::clone(&self.worker);
-        let load = LoadGuard::new(&self.load);
         spawn_local(async move {
             let _open = worker.shared.drain.connection();
             let _counted = worker.shared.telemetry.metrics.connection(direction);
@@ -381,26 +382,22 @@ async fn accept_on(listener: Listener, hall: Rc<Hall>, others: Rc<Vec<Other>>) {
 fn hand_over(hall: &Hall, others: &[Other], direction: Direction, tcp: TcpStream, client: SocketAddr) {
     let lightest = others.iter().min_by_key(|other| other.load.load(Relaxed));
     match lightest.filter(|other| other.load.load(Relaxed) < hall.load.load(Relaxed)) {
-        None => hall.begin(direction, tcp, client),
+        None => hall.begin(direction, tcp, client, LoadGuard::new(&hall.load)),
         Some(other) => {
             // Leaves this thread's reactor. Fails only on a socket that is gone already.
             if let Ok(socket) = tcp.into_std() {
-                let _ = other.sender.send(Arrival { direction, socket, client });
+                let _ = other.sender.send(Arrival { direction, socket, client, load: LoadGuard::new(&other.load) });
             }
         }
     }
 }
 
-fn receive(
-    mut arrivals: mpsc::UnboundedReceiver<Arrival>,
-    load: Arc<AtomicUsize>,
-) -> impl FnOnce(Rc<Hall>) -> Accepting {
+fn receive(mut arrivals: mpsc::UnboundedReceiver<Arrival>) -> impl FnOnce(Rc<Hall>) -> Accepting {
     move |hall| {
         Box::pin(async move {
-            let hall = Hall { worker: Rc::clone(&hall.worker), load };
-            while let Some(Arrival { direction, socket, client }) = arrivals.recv().await {
+            while let Some(Arrival { direction, socket, client, load }) = arrivals.recv().await {
                 if let Ok(tcp) = TcpStream::from_std(socket) {
-                    hall.begin(direction, tcp, client);
+                    hall.begin(direction, tcp, client, load);
                 }
             }
         })
@@ -441,6 +438,33 @@ mod tests {
         assert_eq!(most_connections(Some(1024)), 448);
         assert_eq!(most_connections(Some(0)), 16);
         assert_eq!(most_connections(None), (1 << 19) - 64);
+    }
+
+    #[tokio::test]
+    async fn what_arrives_at_once_is_shared_out() {
+        let tasks = LocalSet::new();
+        let sharing = async {
+            let hall = Hall { worker: proxy(&issuer(), "web", "10.0.0.2"), load: Arc::default() };
+            let (sender, mut arrivals) = mpsc::unbounded_channel();
+            let others = [Other { sender, load: Arc::default() }];
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut accepted = Vec::new();
+            let mut clients = Vec::new();
+            for _ in 0..8 {
+                clients.push(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+                accepted.push(listener.accept().await.unwrap());
+            }
+            // Nobody looks at one before all are there.
+            for (tcp, client) in accepted {
+                hand_over(&hall, &others, Direction::Inbound, tcp, client);
+            }
+            let mut handed = 0;
+            while arrivals.try_recv().is_ok() {
+                handed += 1;
+            }
+            assert_eq!(handed, 4);
+        };
+        tasks.run_until(sharing).await;
     }
 
     #[test]
