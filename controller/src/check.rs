@@ -59,6 +59,9 @@ fn warnings(picture: &Picture, facts: &resolve::Facts) -> Vec<String> {
     for (kind, file) in picture.newly_ignored() {
         warnings.push(format!("{file}: the mesh does not read objects of the kind {kind}"));
     }
+    for (file, unknown) in picture.newly_unknown() {
+        warnings.push(format!("{file}:{}: nobody reads the field {}: it has no effect", unknown.line, unknown.field));
+    }
     for (file, line, object) in picture.located() {
         let mut warn = |problem: String| warnings.push(format!("{file}:{line}: {}: {problem}", object.id()));
         match &**object {
@@ -132,7 +135,7 @@ mod tests {
         );
         write(
             "c.yaml",
-            "# route\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: c}\nspec:\n  parentRefs: [{group: '', kind: Service, name: b, port: 81}]\n  rules: [{backendRefs: [{name: d, port: 80}]}]\n",
+            "# route\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: c}\nspec:\n  parentRefs: [{group: '', kind: Service, name: b, port: 81}]\n  rules: [{backendRefs: [{name: d, port: 80, weigth: 9}]}]\n",
         );
         write("d.txt", "not looked at");
         let report = check(directory.path()).unwrap();
@@ -143,7 +146,8 @@ mod tests {
             "warning: b.yaml:1: Service default/b: port 80 has no endpoint",
             "warning: c.yaml:2: HTTPRoute default/c: the Service default/b has no port 81",
             "warning: c.yaml:2: HTTPRoute default/c: there is no Service port default/d:80",
-            "2 objects, 1 error, 3 warnings",
+            "warning: c.yaml:7: nobody reads the field spec.rules[0].backendRefs[0].weigth: it has no effect",
+            "2 objects, 1 error, 4 warnings",
         ] {
             assert!(text.contains(expected), "{expected}\n{text}");
         }

@@ -208,6 +208,9 @@ fn publish(reader: &DirectoryReader, errors: &[FileError], published: bool, hub:
     for (kind, file) in picture.newly_ignored() {
         tracing::info!(kind, file, "the mesh does not read objects of this kind");
     }
+    for (file, unknown) in picture.newly_unknown() {
+        tracing::warn!(file, line = unknown.line, field = unknown.field, "nobody reads this field: it has no effect");
+    }
     metrics.broken_files.set(i64::try_from(picture.errors().count()).unwrap_or(i64::MAX));
     if !published && picture.errors().next().is_some() {
         return false;

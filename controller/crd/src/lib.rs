@@ -17,5 +17,5 @@ pub mod route;
 pub mod service;
 
 pub use external_workload::ExternalWorkload;
-pub use manifest::{Document, ManifestError, Parsed};
+pub use manifest::{Document, ManifestError, Parsed, UnknownField};
 pub use model::{HttpRoute, Metadata, Namespace, Object, ObjectId, Service, Workload};

@@ -38,6 +38,15 @@ pub enum Parsed {
     },
 }
 
+/// A field that the object's kind does not have: mistyped, or of a newer version. It has no effect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownField {
+    /// Line in the file, from 1.
+    pub line: usize,
+    /// Path from the object's root, such as `spec.rules[0].matchs`.
+    pub field: String,
+}
+
 /// Why a document can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {problem}")]
@@ -113,6 +122,50 @@ pub fn parse(document: Document<'_>) -> Result<Vec<Parsed>, ManifestError> {
         }));
     }
     Ok(found)
+}
+
+/// Fields of a document's object that nobody reads, as kubectl would warn of them. None of a document that can't be used,
+/// is of a kind the mesh does not read, or holds a `List`.
+pub fn unknown_fields(document: Document<'_>) -> Vec<UnknownField> {
+    let Ok(Some(Header { api_version: Some(api_version), kind: Some(kind) })) = typed(document) else {
+        return Vec::new();
+    };
+    let fields = match known(&api_version, &kind) {
+        Some(Known::Namespace) => unread::<core::Namespace>(document),
+        Some(Known::Service) => unread::<core::Service>(document),
+        Some(Known::HttpRoute) => unread::<route::GatewayRoute>(document),
+        Some(Known::ExternalWorkload) => unread::<ExternalWorkload>(document),
+        None => Vec::new(),
+    };
+    let line =
+        |field: &str| locate(document.text, field).map_or_else(|| first_content(document), |at| document.line + at);
+    fields.into_iter().map(|field| UnknownField { line: line(&field), field }).collect()
+}
+
+fn unread<T: DeserializeOwned>(document: Document<'_>) -> Vec<String> {
+    let mut fields = Vec::new();
+    let source = serde_yaml_ng::Deserializer::from_str(document.text);
+    let read: Result<T, _> = serde_ignored::deserialize(source, |path| {
+        let field = dotted(&path.to_string());
+        // Every object has these two, and some of the types leave them to whoever chose the type.
+        if !matches!(field.as_str(), "apiVersion" | "kind") && fields.len() < MAX_UNKNOWN {
+            fields.push(field);
+        }
+    });
+    if read.is_ok() { fields } else { Vec::new() }
+}
+
+/// The path as Kubernetes writes it: `?` stands for a value that may be absent, a number for a place in a list.
+fn dotted(path: &str) -> String {
+    let mut text = String::new();
+    for segment in path.split('.').filter(|segment| *segment != "?") {
+        match segment.parse::<usize>() {
+            Ok(index) => text.push_str(&format!("[{index}]")),
+            Err(_) if text.is_empty() => text.push_str(segment),
+            Err(_) => text.push_str(&format!(".{segment}")),
+        }
+    }
+    text
 }
 
 #[derive(Deserialize)]
@@ -275,6 +328,7 @@ fn block_end(lines: &[&str], line: usize, end: usize) -> usize {
 }
 
 const MAX_NAME: usize = 253;
+const MAX_UNKNOWN: usize = 20;
 
 #[cfg(test)]
 mod tests;

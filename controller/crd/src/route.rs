@@ -4,10 +4,11 @@
 //! GEP-1294 has it for meshes. A filter we don't implement makes its rule answer with an error rather than act as if
 //! the filter were not there.
 
+pub(crate) use gateway_api::apis::standard::httproutes::HttpRoute as GatewayRoute;
 use gateway_api::apis::standard::httproutes::{
-    HttpRoute as GatewayRoute, HttpRouteParentRefs, HttpRouteRules, HttpRouteRulesBackendRefs,
-    HttpRouteRulesBackendRefsFilters, HttpRouteRulesFilters, HttpRouteRulesMatches, HttpRouteRulesMatchesHeadersType,
-    HttpRouteRulesMatchesPath, HttpRouteRulesMatchesPathType, HttpRouteRulesMatchesQueryParamsType,
+    HttpRouteParentRefs, HttpRouteRules, HttpRouteRulesBackendRefs, HttpRouteRulesBackendRefsFilters,
+    HttpRouteRulesFilters, HttpRouteRulesMatches, HttpRouteRulesMatchesHeadersType, HttpRouteRulesMatchesPath,
+    HttpRouteRulesMatchesPathType, HttpRouteRulesMatchesQueryParamsType,
 };
 use policy::ServicePort;
 use policy::route::{Filter, HeaderEdits, Match, PathMatch, Pattern, ValueMatch};

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
-use crd::manifest::{documents, parse};
-use crd::{Object, ObjectId, Parsed};
+use crd::manifest::{documents, parse, unknown_fields};
+use crd::{Object, ObjectId, Parsed, UnknownField};
 
 /// Files and what they hold.
 #[derive(Debug, Default)]
@@ -18,6 +18,7 @@ pub struct Picture {
     /// Kinds that were ignored, and whether that has been told.
     ignored: BTreeMap<String, String>,
     newly_ignored: Vec<(String, String)>,
+    newly_unknown: Vec<(String, UnknownField)>,
 }
 
 #[derive(Debug)]
@@ -56,6 +57,7 @@ impl Picture {
     /// Takes in changed files (their text, or why there is none) and removed ones; returns the errors that are new.
     pub fn update(&mut self, changed: BTreeMap<String, Result<String, String>>, removed: &[String]) -> Vec<FileError> {
         self.newly_ignored.clear();
+        self.newly_unknown.clear();
         for name in removed {
             self.files.remove(name);
         }
@@ -101,6 +103,11 @@ impl Picture {
         self.newly_ignored.iter().map(|(kind, file)| (kind.as_str(), file.as_str()))
     }
 
+    /// Fields without effect in the files of the last update, with the file.
+    pub fn newly_unknown(&self) -> impl Iterator<Item = (&str, &UnknownField)> {
+        self.newly_unknown.iter().map(|(file, field)| (file.as_str(), field))
+    }
+
     fn content(&mut self, name: &str, text: &str) -> Result<Content, FileError> {
         let mut content = Vec::new();
         for document in documents(text) {
@@ -116,6 +123,7 @@ impl Picture {
                     Parsed::Ignored { api_version, kind } => self.ignore(format!("{kind}.{api_version}"), name),
                 }
             }
+            self.newly_unknown.extend(unknown_fields(document).into_iter().map(|field| (name.to_owned(), field)));
         }
         Ok(Arc::new(content))
     }

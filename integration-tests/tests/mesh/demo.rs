@@ -94,6 +94,8 @@ fn a_broken_manifest_is_seen_by_check_until_it_is_mended() {
     said(&format!("‼ manifest reviews-route.yaml:{line}: "));
     std::fs::write(&route, text.replace("name: reviews-v2", "name: reviews-v3")).unwrap();
     said("there is no Service port shop/reviews-v3:80");
+    std::fs::write(&route, text.replace("weight: 90", "weigth: 90")).unwrap();
+    said(&format!("‼ manifest reviews-route.yaml:{line}: nobody reads the field spec.rules[0].backendRefs[0].weigth"));
     std::fs::write(&route, text).unwrap();
     said("√ all manifests are in force");
 }

@@ -161,3 +161,20 @@ fn what_could_split_a_head_is_refused() {
     assert!(route("{add: [{name: \"x a\", value: b}]}").is_err());
     assert!(route("{remove: [\"\"]}").is_err());
 }
+
+#[test]
+fn fields_that_nobody_reads_are_named_with_their_line() {
+    let unknown = |text: &str| -> Vec<(usize, String)> {
+        let fields = documents(text).into_iter().flat_map(unknown_fields);
+        fields.map(|unknown| (unknown.line, unknown.field)).collect()
+    };
+    let route = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata:\n  name: a\n  labels: {x: y}\n\
+        spec:\n  rules:\n  - backendRefs:\n    - name: b\n      port: 80\n      WEIGHT: 9\n";
+    assert_eq!(unknown(&route.replace("WEIGHT", "weight")), []);
+    assert_eq!(unknown(&route.replace("WEIGHT", "weigth")), [(12, "spec.rules[0].backendRefs[0].weigth".to_owned())]);
+    let service =
+        "apiVersion: v1\nkind: Service\nmetadata: {name: b}\nspec:\n  selectors: {app: b}\n  ports: [{port: 80}]\n";
+    assert_eq!(unknown(service), [(5, "spec.selectors".to_owned())]);
+    assert_eq!(unknown("apiVersion: v1\nkind: Pod\nodd: 1\n"), []);
+    assert_eq!(unknown("apiVersion: v1\nkind: Service\nodd: 1\nspec: 3\n"), []);
+}
