@@ -105,7 +105,8 @@ impl Screen {
 
     fn draw(&self, frame: &str, hints: &str) -> anyhow::Result<()> {
         if self.terminal {
-            let text = format!("meshctl demo\n\n{frame}{hints}").replace('\n', "\x1b[K\n");
+            // No line end at the end: it would move everything up on a terminal that is full to the last line.
+            let text = format!("meshctl demo\n\n{frame}{hints}").trim_end().replace('\n', "\x1b[K\n");
             return output::print(&format!("\x1b[H{text}\x1b[J"));
         }
         output::print(&format!("{frame}\n"))
