@@ -76,7 +76,8 @@ async fn connection(stream: TcpStream, name: String, mut stopping: watch::Receiv
     let told = async move { while stopping.changed().await.is_ok() {} };
     // A peer that goes away is its own affair; the tests see failures at the client.
     if http2 {
-        let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service);
+        let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let connection = builder.max_header_list_size(MAX_HEAD).serve_connection(io, service);
         tokio::pin!(connection);
         tokio::select! {
             _ = connection.as_mut() => return,
@@ -137,3 +138,5 @@ async fn answer(request: Request<Incoming>, name: String) -> hyper::Result<Respo
 }
 
 const MAX_SIZE: u32 = 1 << 30;
+/// More than the tests send; the default is less.
+const MAX_HEAD: u32 = 1 << 20;

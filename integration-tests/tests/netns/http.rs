@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use integration_tests::mesh::Settings;
 
-use super::pair::{Pair, curl, said, service};
+use super::pair::{PYTHON, Pair, curl, said, service};
 
 #[test]
 fn curl_through_both_proxies_in_both_families() {
@@ -25,6 +25,76 @@ fn curl_through_both_proxies_in_both_families() {
         assert_eq!(counted(&[]), 6.0, "other requests in {}", pod.name);
     }
 }
+
+/// What HTTP/1.1 has besides plain requests, each seen by the client as if nobody stood between.
+#[test]
+fn the_ways_of_http_1_1_pass() {
+    let (pair, _server) = Pair::http(None);
+    let [url, _] = pair.urls();
+    let quiet = ["curl", "-sS", "--fail", "--max-time", "20", "-o", "/dev/null"];
+    let told = |format: &str, more: &[&str]| said(&pair.client, &[&quiet[..], &["-w", format], more].concat());
+    // Two requests on one connection, and one that ends it.
+    assert_eq!(told("%{num_connects} ", &[&url, "-o", "/dev/null", &url]), "1 0 ");
+    assert_eq!(told("%{num_connects} ", &["-H", "connection: close", &url, "-o", "/dev/null", &url]), "1 1 ");
+    // A length without a body, and the connection usable afterwards.
+    let large = format!("{url}/?size=100000");
+    assert_eq!(told("%{num_connects} %{size_download} ", &["-I", &large, "-o", "/dev/null", &large]), "1 0 0 0 ");
+    let head = said(&pair.client, &["curl", "-sSI", "--max-time", "20", &large]);
+    assert!(head.starts_with("HTTP/1.1 200") && head.to_lowercase().contains("content-length: 100000"), "{head}");
+    // A body of unknown length.
+    std::fs::write(pair.file("body"), "x".repeat(50_000)).unwrap();
+    let body = format!("@{}", pair.file("body").display());
+    let chunked = ["-X", "POST", "-H", "transfer-encoding: chunked", "-H", "expect:", "--data-binary", &body, &url];
+    assert_eq!(told("%{size_download}", &chunked), "50000");
+}
+
+/// A server that asks for the body before it answers, and a client that waits until it is asked.
+#[test]
+fn a_body_is_sent_when_the_server_says_so() {
+    let pair = Pair::new(8000, None);
+    let _server = pair.serve(&[PYTHON, "-c", ASKING], 8000);
+    std::fs::write(pair.file("body"), "x".repeat(50_000)).unwrap();
+    let body = format!("@{}", pair.file("body").display());
+    // With nothing to wait for, curl would send it after a second all the same.
+    let words =
+        ["curl", "-vsS", "--fail", "--max-time", "20", "--expect100-timeout", "15", "-H", "expect: 100-continue"];
+    for url in pair.urls() {
+        let script = ["sh", "-c", "exec \"$@\" 2>&1", "sh"];
+        let talk = said(&pair.client, &[&script[..], &words, &["--data-binary", &body, &url]].concat());
+        assert!(talk.contains("HTTP/1.1 100 Continue") && talk.contains("got 50000"), "{talk}");
+        let refused = said(
+            &pair.client,
+            &[&script[..], &words[..2], &words[3..], &["--data-binary", &body, &format!("{url}/no")]].concat(),
+        );
+        assert!(!refused.contains("100 Continue") && refused.contains("HTTP/1.1 417"), "{refused}");
+    }
+}
+
+const ASKING: &str = r#"
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import socket
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def handle_expect_100(self):
+        if self.path == "/no":
+            self.send_error(417)
+            return False
+        return super().handle_expect_100()
+
+    def do_POST(self):
+        text = b"got %d" % len(self.rfile.read(int(self.headers["content-length"])))
+        self.send_response(200)
+        self.send_header("content-length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+class Server(ThreadingHTTPServer):
+    address_family = socket.AF_INET6
+
+Server(("::", 8000), Handler).serve_forever()
+"#;
 
 #[test]
 fn wrk_sees_no_error() {
@@ -47,11 +117,14 @@ fn h2load_sees_no_error() {
 fn headers_of_64_kilobytes_pass() {
     let (pair, _server) = Pair::http(None);
     let headers: Vec<_> = (0..64).map(|number| format!("x-large-{number}: {}\n", "a".repeat(1010))).collect();
-    std::fs::write(pair.file("headers"), headers.concat()).unwrap();
-    let file = format!("@{}", pair.file("headers").display());
-    for url in pair.urls() {
-        let response = curl(&pair.client, &["-H", &file, &url]);
-        assert!(response.contains("x-served-by: server"), "{response}");
+    // curl's own library for HTTP/2 sends a little less.
+    for (version, count) in [("--http1.1", 64), ("--http2-prior-knowledge", 60)] {
+        std::fs::write(pair.file("headers"), headers[..count].concat()).unwrap();
+        let file = format!("@{}", pair.file("headers").display());
+        for url in pair.urls() {
+            let response = curl(&pair.client, &[version, "-H", &file, &url]);
+            assert!(response.contains("x-served-by: server"), "{version}: {response}");
+        }
     }
 }
 
