@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use identity::PeerRole;
 use rustls_pki_types::CertificateDer;
-use socket2::{SockRef, TcpKeepalive};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
@@ -41,17 +41,6 @@ impl Stream {
         }
     }
 
-    /// Has the kernel notice a peer that vanished, on connections that may be silent for long.
-    pub fn keep_alive(&self) {
-        let Some(tcp) = self.socket() else { return };
-        let keepalive = TcpKeepalive::new()
-            .with_time(Duration::from_secs(60))
-            .with_interval(Duration::from_secs(15))
-            .with_retries(4);
-        // A connection without it still works.
-        let _ = SockRef::from(tcp).set_tcp_keepalive(&keepalive);
-    }
-
     /// Mesh TLS, or the inside of this process.
     pub fn is_protected(&self) -> bool {
         !matches!(self, Self::Plain(_))
@@ -65,15 +54,6 @@ impl Stream {
             Self::Plain(_) | Self::Local(_) => return None,
         };
         Some((chain.iter().map(|der| der.clone().into_owned()).collect(), role))
-    }
-
-    fn socket(&self) -> Option<&TcpStream> {
-        match self {
-            Self::Plain(tcp) => Some(tcp),
-            Self::Dialled(tls) => Some(tls.get_ref().0.inner()),
-            Self::Accepted(tls) => Some(tls.get_ref().0.inner().inner()),
-            Self::Local(_) => None,
-        }
     }
 }
 

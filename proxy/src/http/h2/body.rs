@@ -59,11 +59,6 @@ impl Source {
         self.kept.is_some() || (self.bytes == 0 && !self.ended)
     }
 
-    /// No other try will follow.
-    pub fn forget(&mut self) {
-        self.kept = None;
-    }
-
     /// The trailers, once relayed.
     pub fn trailers(&self) -> Option<&HeaderMap> {
         self.trailers.as_ref()
