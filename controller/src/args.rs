@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use controller_runtime::duration;
 use controller_runtime::logs::LogArgs;
 use identity::TrustDomain;
 use ipnet::IpNet;
@@ -81,19 +82,17 @@ pub struct ServeArgs {
     /// New streams per second; twice as many may come at once.
     #[arg(long, default_value_t = 500, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     pub streams_per_second: u32,
-    /// Mean life of a stream in seconds; each lives between half of it and one and a half.
-    #[arg(long, default_value_t = 1800, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
-    pub stream_life: u64,
+    /// Mean life of a stream, as in 90s, 30m or 2h; each lives between half of it and one and a half.
+    #[arg(long, default_value = "30m", value_name = "DURATION", value_parser = parse_stream_life)]
+    pub stream_life: Duration,
     /// Logs.
     #[command(flatten)]
     pub logs: LogArgs,
 }
 
-impl ServeArgs {
-    /// Mean life of a stream.
-    pub fn stream_life(&self) -> Duration {
-        Duration::from_secs(self.stream_life)
-    }
+fn parse_stream_life(text: &str) -> Result<Duration, String> {
+    let life = duration::parse(text)?;
+    if life.is_zero() { Err("a stream lives for 1s or longer".to_owned()) } else { Ok(life) }
 }
 
 #[cfg(test)]

@@ -69,7 +69,7 @@ pub async fn run(args: ServeArgs, shutdown: Shutdown) -> anyhow::Result<()> {
             per_second: args.streams_per_second.into(),
             burst: f64::from(args.streams_per_second) * 2.0,
         },
-        stream_life: args.stream_life(),
+        stream_life: args.stream_life,
     };
     let service = DiscoveryService::new(config, hub, metrics, shutdown.clone()).into_server();
     let connections =

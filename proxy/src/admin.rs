@@ -238,7 +238,10 @@ async fn pause(error: &std::io::Error) {
 
 fn json(value: &impl serde::Serialize) -> Response<Answer> {
     match serde_json::to_vec(value) {
-        Ok(bytes) => response(StatusCode::OK, "application/json", Either::Left(Full::new(bytes.into()))),
+        Ok(mut bytes) => {
+            bytes.push(b'\n');
+            response(StatusCode::OK, "application/json", Either::Left(Full::new(bytes.into())))
+        }
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
     }
 }

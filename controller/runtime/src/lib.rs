@@ -6,12 +6,14 @@
 //!   health       /live, /ready, /metrics on a port of its own
 //!   incoming     TCP ─► mesh TLS, many handshakes at once, each with a time limit ─► streams for tonic
 //!   certificate  the program's own certificate: from the state directory or from mesh-identity, renewed while it runs
+//!   duration     20s, 90m or 24h on a command line
 //!   shutdown     SIGTERM or SIGINT, for everybody who asks
 //! ```
 //!
 //! No messages here: what is said over these connections is each program's own business.
 
 pub mod certificate;
+pub mod duration;
 pub mod health;
 pub mod incoming;
 pub mod listen;
