@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Reads up to 64 KiB at once and hands them out. Holds memory only while it holds bytes.
+/// Reads up to 256 KiB at once and hands them out. Holds memory only while it holds bytes.
 ///
 /// Is pending only when it holds nothing: whoever reads until then knows all that had arrived.
 #[derive(Debug)]
@@ -109,10 +109,10 @@ thread_local! {
     static SPARE: Cell<Option<Box<Held>>> = const { Cell::new(None) };
 }
 
-/// Four full records.
-const AHEAD: usize = 64 * 1024;
+/// Sixteen full records: as much as one write of a relay.
+const AHEAD: usize = 256 * 1024;
 /// Who asks for as much is served directly.
-const LARGE: usize = 32 * 1024;
+const LARGE: usize = 128 * 1024;
 
 #[cfg(test)]
 mod tests {
