@@ -221,20 +221,13 @@ async fn plaintext(
     }
     let client = Prefixed::new(prefix, Stream::from(tcp));
     let served = async {
-        match outcome {
-            Outcome::Protocol(detect::Protocol::Http2) => http2::serve(worker, client, caller, &port).await,
-            // What some application takes for HTTP though we do not must not get past us: the parser refuses it.
-            Outcome::Protocol(detect::Protocol::Bytes) if port.protocol().is_http() => {
+        match read_as(outcome, &port) {
+            MeshProtocol::Http2 => http2::serve(worker, client, caller, &port).await,
+            MeshProtocol::Http1 => {
                 http::serve(worker, client, caller, &port).await;
                 Ok(())
             }
-            Outcome::Protocol(detect::Protocol::Http1) => {
-                http::serve(worker, client, caller, &port).await;
-                Ok(())
-            }
-            Outcome::Protocol(detect::Protocol::Tls(_) | detect::Protocol::Bytes)
-            | Outcome::Silent
-            | Outcome::Closed => tcp::forward(worker, client, caller, &port).await,
+            MeshProtocol::Tcp => tcp::forward(worker, client, caller, &port).await,
         }
     };
     Box::pin(while_allowed(worker, caller.address, served)).await
@@ -325,12 +318,7 @@ async fn mesh_tcp(
         server.reset_on_drop();
         return Ok(());
     };
-    let protocol = match outcome {
-        Some(Outcome::Protocol(detect::Protocol::Http1)) => MeshProtocol::Http1,
-        Some(Outcome::Protocol(detect::Protocol::Http2)) => MeshProtocol::Http2,
-        Some(Outcome::Protocol(detect::Protocol::Bytes)) if port.protocol().is_http() => MeshProtocol::Http1,
-        _ => MeshProtocol::Tcp,
-    };
+    let protocol = outcome.map_or(MeshProtocol::Tcp, |outcome| read_as(&outcome, port));
     let client = Prefixed::new(spoken, client.into_parts().1);
     if protocol == MeshProtocol::Tcp {
         tcp::relay(worker, client, Prefixed::new(greeting, server), caller, port).await;
@@ -338,6 +326,19 @@ async fn mesh_tcp(
     }
     drop(server);
     mesh_http(worker, client, caller, port, protocol).await
+}
+
+/// How what a client said first is read. What some application takes for HTTP though we do not must not get past us on a port
+/// that is declared HTTP: the parser refuses it.
+fn read_as(outcome: &Outcome, port: &Port) -> MeshProtocol {
+    match outcome {
+        Outcome::Protocol(detect::Protocol::Http1) => MeshProtocol::Http1,
+        Outcome::Protocol(detect::Protocol::Http2) => MeshProtocol::Http2,
+        Outcome::Protocol(detect::Protocol::Bytes) if port.protocol().is_http() => MeshProtocol::Http1,
+        Outcome::Protocol(detect::Protocol::Tls(_) | detect::Protocol::Bytes) | Outcome::Silent | Outcome::Closed => {
+            MeshProtocol::Tcp
+        }
+    }
 }
 
 /// Waits for a client that may well leave the first word to its server; may be cancelled.

@@ -32,6 +32,7 @@ use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::Error;
+use crate::net::copy::LARGEST_PIECE;
 use crate::net::prefixed::Prefixed;
 use crate::net::read_ahead::ReadAhead;
 use crate::stream::{Chain, Stream};
@@ -127,7 +128,7 @@ impl Tls {
             .map_err(|_| refusal(client, HandshakeFailure::TimedOut, &"the client took too long"))?
             .map_err(|error| refusal(client, HandshakeFailure::of_io(&error), &error))?;
         let (_, tls) = stream.get_mut();
-        tls.set_buffer_limit(Some(WRITE_BUFFER));
+        tls.set_buffer_limit(Some(LARGEST_PIECE));
         let peer = self
             .mesh
             .verify_client(tls.peer_certificates())
@@ -171,7 +172,7 @@ impl Tls {
             refusal(address, HandshakeFailure::of_io(&error), &error)
         })?;
         let (_, tls) = stream.get_mut();
-        tls.set_buffer_limit(Some(WRITE_BUFFER));
+        tls.set_buffer_limit(Some(LARGEST_PIECE));
         endpoint
             .verify(tls.peer_certificates())
             .map_err(|refused| refusal(address, HandshakeFailure::from(&refused), &refused))?;
@@ -269,8 +270,6 @@ fn refusal(address: SocketAddr, failure: HandshakeFailure, problem: &impl ToStri
     Error::Tls { address, failure, problem: problem.to_string() }
 }
 
-/// The most that waits, encrypted, for a peer that is slow; as much as one write of a relay.
-const WRITE_BUFFER: usize = 256 * 1024;
 const SECOND: Duration = Duration::from_secs(1);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -258,7 +258,7 @@ impl Half {
 /// Lends the thread's scratch buffer, which is made at first use.
 fn with_scratch<T>(act: impl FnOnce(&mut [u8]) -> T) -> T {
     // Taken, not borrowed: should a stream's read lead back here, that reader gets a buffer of its own.
-    let mut scratch = SCRATCH.take().unwrap_or_else(|| vec![0; SCRATCH_BYTES].into_boxed_slice());
+    let mut scratch = SCRATCH.take().unwrap_or_else(|| vec![0; LARGEST_PIECE].into_boxed_slice());
     let outcome = act(&mut scratch);
     SCRATCH.set(Some(scratch));
     outcome
@@ -270,11 +270,11 @@ thread_local! {
 
 /// Sixteen TLS records, so that a fast sender costs few system calls and acknowledgements. Also the most that is kept for a receiver
 /// that is slow.
-const SCRATCH_BYTES: usize = 256 * 1024;
+pub const LARGEST_PIECE: usize = 256 * 1024;
 /// The most that one record of TLS holds (RFC 8446, section 5.1).
 const RECORD: usize = 16 * 1024;
 /// How many bytes one direction may move before others get their turn: two times the buffer.
-const FAIR_SHARE: usize = 512 * 1024;
+const FAIR_SHARE: usize = 2 * LARGEST_PIECE;
 
 #[cfg(test)]
 mod tests;

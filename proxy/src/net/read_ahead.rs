@@ -8,6 +8,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::copy::LARGEST_PIECE;
+
 /// Reads up to 256 KiB at once and hands them out. Holds memory only while it holds bytes.
 ///
 /// Is pending only when it holds nothing: whoever reads until then knows all that had arrived.
@@ -110,7 +112,7 @@ thread_local! {
 }
 
 /// Sixteen full records: as much as one write of a relay.
-const AHEAD: usize = 256 * 1024;
+const AHEAD: usize = LARGEST_PIECE;
 /// Who asks for as much is served directly.
 const LARGE: usize = 128 * 1024;
 

@@ -193,8 +193,6 @@ impl Drop for Lease {
     }
 }
 
-/// For a server to say how many streams it takes, which is the first thing it must say (RFC 9113, section 3.4).
-const PATIENCE: Duration = Duration::from_secs(1);
 /// Resolves when a server has vanished without a word while it had streams: to TCP that is news after a quarter of an
 /// hour only, and until then every new stream would join the others.
 async fn unanswered(vigil: Option<PingPong>, streams: Rc<Cell<usize>>) {
@@ -207,6 +205,8 @@ async fn unanswered(vigil: Option<PingPong>, streams: Rc<Cell<usize>>) {
     }
 }
 
+/// For a server to say how many streams it takes, which is the first thing it must say (RFC 9113, section 3.4).
+const PATIENCE: Duration = Duration::from_secs(1);
 /// While there are streams.
 const PING_EVERY: Duration = Duration::from_secs(10);
 /// As long as gRPC waits: a machine that is moved stands still for seconds.

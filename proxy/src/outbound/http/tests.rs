@@ -70,6 +70,16 @@ async fn send(stream: &mut TcpStream, text: &str) {
     stream.write_all(text.as_bytes()).await.unwrap();
 }
 
+/// A request that arrives and is answered; the application's connection it came on.
+async fn one_exchange(pair: &Pair, client: &mut TcpStream) -> TcpStream {
+    send(client, GET).await;
+    let (mut app, _) = pair.app.accept().await.unwrap();
+    read(&mut app, 0).await;
+    send(&mut app, OK).await;
+    assert_eq!(read(client, 2).await, OK);
+    app
+}
+
 /// Reads up to the end of a head that is followed by `body` bytes.
 async fn read(stream: &mut TcpStream, body: usize) -> String {
     let mut bytes = Vec::new();
@@ -353,11 +363,7 @@ async fn draining_tells_clients_to_go() {
         send(&mut app, OK).await;
         // Between the proxies only: the application's own connection goes on.
         assert_eq!(read(&mut client, 2).await, OK);
-        send(&mut client, GET).await;
-        let (mut app, _) = pair.app.accept().await.unwrap();
-        read(&mut app, 0).await;
-        send(&mut app, OK).await;
-        assert_eq!(read(&mut client, 2).await, OK);
+        let _app = one_exchange(&pair, &mut client).await;
     })
     .await;
 }
@@ -449,11 +455,7 @@ async fn idle_connections_to_a_peer_that_is_not_trusted_any_more_are_not_used() 
     within(async {
         let pair = Pair::new().await;
         let mut client = call(&pair.client, pair.service).await;
-        send(&mut client, GET).await;
-        let (mut app, _) = pair.app.accept().await.unwrap();
-        read(&mut app, 0).await;
-        send(&mut app, OK).await;
-        assert_eq!(read(&mut client, 2).await, OK);
+        let mut app = one_exchange(&pair, &mut client).await;
         let stranger = issuer();
         certify(&stranger, &pair.client.shared.mesh_tls, "cart");
         pair.client.shared.mesh_tls.set_bundle(Arc::new(stranger.bundle().clone()));
@@ -471,11 +473,7 @@ async fn a_proxy_that_ends_closes_idle_connections_in_order() {
     within(async {
         let pair = Pair::new().await;
         let mut client = call(&pair.client, pair.service).await;
-        send(&mut client, GET).await;
-        let (mut app, _) = pair.app.accept().await.unwrap();
-        read(&mut app, 0).await;
-        send(&mut app, OK).await;
-        assert_eq!(read(&mut client, 2).await, OK);
+        let mut app = one_exchange(&pair, &mut client).await;
         pair.server.shared.drain.advance(Phase::Closing);
         assert_eq!(app.read(&mut [0; 1]).await.unwrap(), 0);
         assert!(failures(&pair.server).is_empty());
