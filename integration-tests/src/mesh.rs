@@ -359,7 +359,9 @@ pub fn eventually(within: Duration, mut condition: impl FnMut() -> bool) -> anyh
 
 /// Directory of the programs under test: `MESH_PROGRAMS`, or the release build of this tree.
 pub fn programs() -> anyhow::Result<PathBuf> {
-    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release");
+    let own = std::env::current_exe()?;
+    // target/<triple>/debug/deps/mesh-0123: beside `debug`.
+    let built = own.ancestors().nth(3).context("this test is in no target directory")?.join("release");
     let chosen = std::env::var_os("MESH_PROGRAMS").map_or(built, PathBuf::from);
     chosen.canonicalize().with_context(|| format!("{}: cargo build --release", chosen.display()))
 }

@@ -5,7 +5,7 @@ pub const NEVER_LINKS: &[(&str, &[&str])] = &[
     ("controller-runtime", &["prost", "controller", "proto", "crd", "policy"]),
     ("crd", &["tonic", "identity", "proto"]),
     ("identity", &["kube*", "k8s-openapi", "tonic", "proto", "policy", "tokio"]),
-    ("identity-server", &["crd", "kube*", "k8s-openapi"]),
+    ("identity-server", &["crd"]),
     ("injector", &["crd"]),
     ("meshctl", &["proxy", "controller"]),
     ("policy", &["tokio", "tonic", "identity", "proto"]),
