@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use crate::kubernetes::ClusterArgs;
 use crate::output::Format;
 
 /// Everything that can be typed.
@@ -21,6 +22,9 @@ pub struct Args {
     /// Directory of a running demo [default: found by itself]
     #[arg(long, visible_alias = "directory", global = true, value_name = "DIR", env = "MESHCTL_DEMO_DIR")]
     pub demo_dir: Option<PathBuf>,
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
 }
 
 /// One command.
@@ -259,5 +263,8 @@ mod tests {
         assert_eq!((args.output, args.demo_dir.as_deref()), (Format::Json, Some(std::path::Path::new("/x"))));
         assert!(Args::try_parse_from(["meshctl", "-o", "json", "check", "--wait", "5s"]).is_ok());
         assert!(Args::try_parse_from(["meshctl", "demo", "--keep-open"]).is_err());
+        let args = Args::try_parse_from(["meshctl", "check", "--context", "kind-a"]).unwrap();
+        assert_eq!(args.cluster.context.as_deref(), Some("kind-a"));
+        assert!(Args::try_parse_from(["meshctl", "check", "--context", "a", "--demo-dir", "/x"]).is_err());
     }
 }

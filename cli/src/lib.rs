@@ -11,6 +11,7 @@
 //! - [`exposition`] reads Prometheus text, [`traffic`] turns two scrapes into rates, success, quantiles and mTLS share.
 //! - [`stat`], [`edges`], [`certificates`], [`proxy_status`] and [`check`] are the commands: each gathers, decides with a
 //!   pure function, and prints.
+//! - [`kubernetes`] connects to a cluster, and holds the rule of what a command looks at: a demo or a cluster.
 //! - [`demo`] runs a whole mesh on this machine, in network namespaces of its own.
 
 pub mod args;
@@ -19,6 +20,7 @@ pub mod check;
 pub mod demo;
 pub mod edges;
 pub mod exposition;
+pub mod kubernetes;
 pub mod location;
 pub mod output;
 pub mod proxy_status;

@@ -7,6 +7,8 @@ use proto::admin::Info;
 use serde::Serialize;
 
 use crate::args::{Args, Command, Shell};
+use crate::kubernetes::{self, ConnectError, Place};
+use crate::location::LocationError;
 use crate::output::{self, Format};
 use crate::table::Table;
 use crate::transport::unix_socket::UnixSockets;
@@ -60,18 +62,36 @@ pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 async fn ask(args: &Args) -> anyhow::Result<()> {
-    let find = || anyhow::Ok(UnixSockets::new(&location::find(args.demo_dir.as_deref())?));
-    if let Command::Check(check) = &args.command {
-        return check::run(find, check, args.output).await;
+    match kubernetes::place(args.demo_dir.as_deref(), &args.cluster) {
+        Place::Demo => ask_demo(args).await,
+        Place::Kubernetes { no_demo } => ask_cluster(args, no_demo).await,
     }
-    let found = find();
-    if let (Command::Version(_), Err(_)) = (&args.command, &found) {
+}
+
+/// The same commands on a cluster.
+async fn ask_cluster(args: &Args, no_demo: Option<LocationError>) -> anyhow::Result<()> {
+    let named = no_demo.is_none();
+    match (&args.command, kubernetes::connect_there(&args.cluster, no_demo).await) {
         // Without a mesh there is still a version to tell, but not silently where one was named.
-        if args.demo_dir.is_none() {
-            return all_versions(None, args.output).await;
+        (Command::Version(_), Err(ConnectError::NoMesh(_))) if !named => all_versions(None, args.output).await,
+        // A demo that is about to start is waited for.
+        (Command::Check(check), Err(ConnectError::NoMesh(_))) if check.wait.is_some() => {
+            check::run(|| demo(args), check, args.output).await
         }
+        (_, Err(error)) => Err(error.into()),
+        (_, Ok(_)) => anyhow::bail!("this version looks at demos only; start one with: meshctl demo"),
     }
-    let transport = found?;
+}
+
+fn demo(args: &Args) -> anyhow::Result<UnixSockets> {
+    Ok(UnixSockets::new(&location::find(args.demo_dir.as_deref())?))
+}
+
+async fn ask_demo(args: &Args) -> anyhow::Result<()> {
+    if let Command::Check(check) = &args.command {
+        return check::run(|| demo(args), check, args.output).await;
+    }
+    let transport = demo(args)?;
     match &args.command {
         Command::Stat(stat) => stat::run(&transport, stat, args.output).await,
         Command::Edges(edges) => edges::run(&transport, edges, args.output).await,
