@@ -88,11 +88,16 @@ impl fmt::Display for Skipped {
 
 impl fmt::Display for Word {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let on = match self.on {
-            On::Pod => "pod",
-            On::Namespace => "namespace",
-        };
-        write!(f, "{}: {:?} on the {on}", self.key, self.value)
+        write!(f, "{}: {:?} on the {}", self.key, self.value, self.on)
+    }
+}
+
+impl fmt::Display for On {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pod => "pod",
+            Self::Namespace => "namespace",
+        })
     }
 }
 

@@ -5,6 +5,7 @@
 //! [`Mesh`], and with the test process, whatever kills it. All of it is synchronous: a thread's end would end the processes it
 //! started, so the thread that makes a mesh keeps it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -274,6 +275,7 @@ impl Mesh {
             max_head_bytes: 128 * 1024,
             log: "info".to_owned(),
             drain_delay_ms: 2000,
+            probes: BTreeMap::new(),
         }
     }
 }

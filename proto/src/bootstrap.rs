@@ -1,10 +1,12 @@
 //! [`Bootstrap`]: the typed JSON the injector (or the demo, or a test) writes into one environment variable, and
 //! the proxy reads strictly: an unknown field is an error, so a typing mistake never becomes a silent default.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::names;
 
@@ -56,6 +58,41 @@ pub struct Bootstrap {
     /// Milliseconds between the start of draining and `Connection: close`/GOAWAY, for endpoint removal to spread.
     #[serde(default = "default_drain_delay_ms")]
     pub drain_delay_ms: u64,
+    /// Probes the proxy makes for the kubelet, by the path on the health port that asks for them.
+    #[serde(default)]
+    pub probes: BTreeMap<String, Probe>,
+}
+
+/// A probe of the application that would say nothing, or be refused, if the kubelet's own connection met the proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Probe {
+    /// The application's port.
+    pub port: u16,
+    /// Milliseconds after which it has failed.
+    pub timeout_ms: u64,
+    /// What is done on the port.
+    pub check: ProbeCheck,
+}
+
+/// What a probe does, as the Pod's own fields of these names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub enum ProbeCheck {
+    /// Connects.
+    Tcp,
+    /// Asks `grpc.health.v1.Health` about a service, over plaintext HTTP/2.
+    Grpc {
+        /// Name of the service; empty asks about the whole server.
+        service: String,
+    },
+    /// GET over TLS; the server's certificate is anybody's, as for the kubelet.
+    Https {
+        /// Path and query.
+        path: String,
+        /// Headers to send, in order.
+        headers: Vec<(String, String)>,
+    },
 }
 
 /// The workload a proxy stands beside.
@@ -68,7 +105,9 @@ pub struct Workload {
     pub namespace: String,
     /// Service account: half of the identity.
     pub service_account: String,
-    /// Every address of the pod; the first is the one the application is dialled on.
+    /// Every address of the pod; the first is the one the application is dialled on. Read from a list or from one
+    /// comma-separated text, which is what the kubelet puts in for `$(MESH_POD_IPS)`.
+    #[serde(deserialize_with = "list_or_text")]
     pub addresses: Vec<IpAddr>,
     /// Deployment or the like, for labels.
     #[serde(default)]
@@ -137,6 +176,20 @@ impl Bootstrap {
         serde_json::to_string(self).expect("strings, numbers and paths made of them always encode")
     }
 
+    /// The JSON for the environment of a Pod's container, in which the kubelet puts name and addresses when the pod
+    /// starts: whoever writes it knows neither. Any other `$` is written so that the kubelet leaves it as it is.
+    pub fn to_pod_json(&self) -> String {
+        let mut json = serde_json::to_value(self).expect("strings, numbers and paths made of them always encode");
+        let (name, addresses) = (reference(names::POD_NAME_VARIABLE), reference(names::POD_IPS_VARIABLE));
+        json["workload"]["name"] = name.as_str().into();
+        json["workload"]["addresses"] = addresses.as_str().into();
+        let mut text = json.to_string().replace('$', "$$");
+        for reference in [name, addresses] {
+            text = text.replace(&format!("${reference}"), &reference);
+        }
+        text
+    }
+
     /// SPIFFE id of the workload.
     pub fn workload_id(&self) -> String {
         spiffe_id(&self.trust_domain, &self.workload.namespace, &self.workload.service_account)
@@ -164,6 +217,10 @@ impl Bootstrap {
                 return Err(BootstrapError::Invalid { field, problem: format!("{bad:?} is not host:port") });
             }
         }
+        if let Some((path, _)) = self.probes.iter().find(|(path, _)| !path.starts_with(names::APP_PROBE_PREFIX)) {
+            let problem = format!("{path:?} does not begin with {}", names::APP_PROBE_PREFIX);
+            return Err(BootstrapError::Invalid { field: "probes", problem });
+        }
         let Ports { outbound, inbound, admin, health } = self.ports;
         let mut ports = [outbound, inbound, admin, health].map(u32::from).to_vec();
         ports.retain(|port| *port != 0);
@@ -189,6 +246,29 @@ impl Default for Ports {
 /// `spiffe://<trust-domain>/ns/<namespace>/sa/<service-account>`.
 pub fn spiffe_id(trust_domain: &str, namespace: &str, service_account: &str) -> String {
     format!("spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}")
+}
+
+/// How the value of one variable is written into another, for the kubelet.
+fn reference(variable: &str) -> String {
+    format!("$({variable})")
+}
+
+fn list_or_text<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpAddr>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum ListOrText {
+        List(Vec<IpAddr>),
+        Text(String),
+    }
+    match ListOrText::deserialize(from)? {
+        ListOrText::List(addresses) => Ok(addresses),
+        ListOrText::Text(text) => {
+            let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+            let address =
+                |part: &str| part.parse().map_err(|_| D::Error::custom(format!("{part:?} is not an address")));
+            parts.map(address).collect()
+        }
+    }
 }
 
 fn is_host_port(text: &str) -> bool {
@@ -242,13 +322,33 @@ mod tests {
     }
 
     #[test]
+    fn a_pods_own_values_come_from_the_kubelet() {
+        let mut bootstrap = Bootstrap::parse(&minimal().to_string()).unwrap();
+        bootstrap.log = "$(HOME)=debug".to_owned();
+        let check = ProbeCheck::Grpc { service: "a$b".to_owned() };
+        bootstrap.probes.insert("/app-probe/web/liveness".to_owned(), Probe { port: 80, timeout_ms: 1000, check });
+        let json = bootstrap.to_pod_json();
+        // As the kubelet does: a variable's value for its reference, and one dollar for two.
+        let substituted = json
+            .replace("$(MESH_POD_NAME)", "web-2")
+            .replace("$(MESH_POD_IPS)", "10.0.0.2, fd00::2")
+            .replace("$$", "$");
+        let there = Bootstrap::parse(&substituted).unwrap();
+        assert_eq!(there.workload.name, "web-2");
+        assert_eq!(there.workload.addresses, ["10.0.0.2", "fd00::2"].map(|text| text.parse::<IpAddr>().unwrap()));
+        assert_eq!((&there.log, &there.probes), (&bootstrap.log, &bootstrap.probes));
+    }
+
+    #[test]
     fn what_cannot_work_is_refused_with_its_field() {
-        let cases: [(&str, serde_json::Value, &str); 7] = [
+        let cases: [(&str, serde_json::Value, &str); 9] = [
             ("/workers", 0.into(), "workers"),
             ("/max_head_bytes", 10.into(), "max_head_bytes"),
             ("/identity/addresses", serde_json::json!(["identity"]), "identity"),
             ("/controller/addresses", serde_json::json!([]), "controller"),
             ("/workload/addresses", serde_json::json!([]), "workload.addresses"),
+            ("/workload/addresses", "10.0.0.1,web".into(), "web"),
+            ("/probes", serde_json::json!({"/ready": {"port": 1, "timeout_ms": 1, "check": "tcp"}}), "/ready"),
             ("/ports", serde_json::json!({"inbound": 15001}), "ports"),
             ("/typo", 1.into(), "typo"),
         ];

@@ -286,6 +286,7 @@ impl Demo<'_> {
             max_head_bytes: 128 * 1024,
             log: "info".to_owned(),
             drain_delay_ms: 2000,
+            probes: BTreeMap::new(),
         };
         let env = BTreeMap::from([(names::BOOTSTRAP_VARIABLE.to_owned(), bootstrap.to_json())]);
         let program = self.programs.path(PROXY);
