@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use controller_runtime::bundle_source::BundleSource;
 use controller_runtime::certificate::{self, CertificateConfig, CertificateMetrics, Certified};
 use controller_runtime::health::{self, Readiness};
 use controller_runtime::incoming::{HandshakeMetrics, IncomingConfig, incoming};
@@ -107,7 +108,7 @@ fn certificate_config(args: &ServeArgs) -> anyhow::Result<CertificateConfig> {
         identity_addresses: args.identity.clone(),
         identity_id: id(names::IDENTITY_ACCOUNT)?,
         token_file: args.token_file.clone().context("--token-file is missing")?,
-        bundle_file: Some(args.bundle_file.clone().context("--bundle-file is missing")?),
+        bundle: BundleSource::File(args.bundle_file.clone().context("--bundle-file is missing")?),
         state_directory: args.state_dir.clone(),
     })
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
-use identity::{BundleError, BundleFile, EndpointTls, KeyAndRequest, LeafCertificate, MeshTls, SpiffeId, TrustBundle};
+use identity::{BundleError, EndpointTls, KeyAndRequest, LeafCertificate, MeshTls, SpiffeId, TrustBundle};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -25,7 +25,9 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::bundle_source::{BundleSource, OpenBundle};
 use crate::health::Readiness;
+use crate::kubernetes::describe_chain;
 
 /// Where the certificate comes from.
 #[derive(Debug, Clone)]
@@ -38,9 +40,8 @@ pub struct CertificateConfig {
     pub identity_id: SpiffeId,
     /// File with the token, read anew for every request.
     pub token_file: PathBuf,
-    /// File with the trust bundle, watched. Without one the bundle of [`MeshTls`] is the first, and mesh-identity's
-    /// answers follow.
-    pub bundle_file: Option<PathBuf>,
+    /// Where the trust bundle comes from.
+    pub bundle: BundleSource,
     /// Where key and certificate are kept, so that a restart needs nobody.
     pub state_directory: Option<PathBuf>,
 }
@@ -78,7 +79,7 @@ pub enum RenewError {
         source: std::io::Error,
     },
     /// Nothing to check mesh-identity's certificate with.
-    #[error("there is no trust bundle yet; --bundle-file names the file that holds it")]
+    #[error("there is no trust bundle yet: mesh-identity writes it, into the file of --bundle-file or a ConfigMap")]
     NoBundle,
     /// Nobody answers.
     #[error("mesh-identity does not answer at {addresses}: {source}")]
@@ -148,8 +149,8 @@ pub async fn keep<F, Fut>(
     F: Fn(Channel, Vec<u8>, String) -> Fut,
     Fut: Future<Output = Result<Certified, tonic::Status>>,
 {
-    let mut bundle_file = config.bundle_file.as_ref().map(BundleFile::new);
-    follow_bundle(&mut bundle_file, &tls);
+    let mut bundle = OpenBundle::new(&config.bundle);
+    follow_bundle(&mut bundle, &tls);
     if tls.leaf().is_none() {
         readiness.wait_for(CONDITION, "waiting for the first certificate");
         reuse_saved(&config, &tls);
@@ -167,7 +168,7 @@ pub async fn keep<F, Fut>(
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        follow_bundle(&mut bundle_file, &tls);
+        follow_bundle(&mut bundle, &tls);
         if SystemTime::now() < renew_at || Instant::now() < not_before {
             continue;
         }
@@ -216,7 +217,7 @@ where
     if leaf.id() != &config.id {
         return Err(RenewError::OtherId { expected: config.id.clone(), actual: leaf.id().clone() });
     }
-    if config.bundle_file.is_none()
+    if matches!(config.bundle, BundleSource::Answers)
         && let Ok(bundle) = TrustBundle::from_pem(certified.bundle.as_bytes())
     {
         tls.set_bundle(Arc::new(bundle));
@@ -246,7 +247,7 @@ async fn connect(addresses: &[String], tls: &MeshTls, id: &SpiffeId) -> Result<C
             Err(error) => last = error.into(),
         }
     }
-    Err(RenewError::Connect { addresses: addresses.join(", "), source: describe(last.as_ref()).into() })
+    Err(RenewError::Connect { addresses: addresses.join(", "), source: describe_chain(last.as_ref()).into() })
 }
 
 async fn dial(address: &str, endpoint: &EndpointTls) -> std::io::Result<TlsStream<TcpStream>> {
@@ -269,9 +270,8 @@ fn reuse_saved(config: &CertificateConfig, tls: &MeshTls) {
     }
 }
 
-fn follow_bundle(file: &mut Option<BundleFile>, tls: &MeshTls) {
-    let Some(file) = file else { return };
-    match file.poll() {
+fn follow_bundle(source: &mut OpenBundle, tls: &MeshTls) {
+    match source.poll() {
         Ok(Some(bundle)) => {
             if tls.set_bundle(bundle.clone()) {
                 tracing::info!(fingerprint = %bundle.fingerprint(), "trust bundle in force");
@@ -287,21 +287,6 @@ fn follow_bundle(file: &mut Option<BundleFile>, tls: &MeshTls) {
 fn pause(failures: u32, random: f64) -> Duration {
     let longest = FIRST_PAUSE.saturating_mul(1 << (failures - 1).min(5)).min(LAST_PAUSE);
     longest.mul_f64(0.25 + 0.75 * random.clamp(0.0, 1.0))
-}
-
-/// An error with what is behind it: tonic's own say only "transport error".
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text.push_str(": ");
-            text.push_str(&inner_text);
-        }
-        source = inner.source();
-    }
-    text
 }
 
 fn random_share() -> f64 {
@@ -330,6 +315,6 @@ mod tests {
     fn an_error_is_told_with_its_cause() {
         let cause = std::io::Error::new(std::io::ErrorKind::ConnectionRefused, "connection refused");
         let error = RenewError::Connect { addresses: "a:1".to_owned(), source: Box::new(cause) };
-        assert_eq!(describe(&error), "mesh-identity does not answer at a:1: connection refused");
+        assert_eq!(describe_chain(&error), "mesh-identity does not answer at a:1: connection refused");
     }
 }

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
+use controller_runtime::bundle_source::BundleSource;
 use controller_runtime::certificate::{self, CertificateConfig, CertificateMetrics, Certified};
 use controller_runtime::shutdown::ShutdownTrigger;
 use hyper_util::rt::TokioIo;
@@ -300,7 +301,7 @@ async fn the_control_planes_own_client_keeps_itself_supplied() {
         identity_addresses: vec![server.address.to_string()],
         identity_id: server_id(),
         token_file,
-        bundle_file: Some(server.directory.path().join("bundle.pem")),
+        bundle: BundleSource::File(server.directory.path().join("bundle.pem")),
         state_directory: None,
     };
     let tls = MeshTls::new(None);
