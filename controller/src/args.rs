@@ -67,8 +67,9 @@ pub struct ServeArgs {
     /// File with the token that proves to mesh-identity who we are; read anew for every certificate.
     #[arg(long, value_name = "FILE", required = true)]
     pub token_file: Option<PathBuf>,
-    /// File with the trust bundle (PEM); followed as it changes, and handed on to proxies.
-    #[arg(long, value_name = "FILE", required = true)]
+    /// File with the trust bundle (PEM); followed as it changes, and handed on to proxies [default: the ConfigMap
+    /// mesh-trust-bundle in mesh-system, through the Kubernetes API].
+    #[arg(long, value_name = "FILE")]
     pub bundle_file: Option<PathBuf>,
     /// Directory for our key and certificate, so that a restart needs nobody.
     #[arg(long, value_name = "DIRECTORY")]

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use controller_runtime::bundle_source::BundleSource;
+use controller_runtime::bundle_source::{self, BundleConfigMap, BundleSource};
 use controller_runtime::certificate::{self, CertificateConfig, CertificateMetrics, Certified};
 use controller_runtime::health::{self, Readiness};
 use controller_runtime::incoming::{HandshakeMetrics, IncomingConfig, incoming};
+use controller_runtime::kubernetes;
 use controller_runtime::listen::listen;
 use controller_runtime::shutdown::Shutdown;
 use identity::{ClientCertificates, MeshTls, SpiffeId};
@@ -47,7 +48,7 @@ pub async fn run(args: ServeArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     let hub = Hub::new(mesh, Instant::now());
     let tls = MeshTls::new(None);
 
-    let config = certificate_config(&args)?;
+    let config = certificate_config(&args).await?;
     let keeping = certificate::keep(config, tls.clone(), readiness.clone(), certificates, certify);
     let following =
         directory::follow(DirectoryReader::new(&directory), hub.clone(), readiness.clone(), metrics.clone());
@@ -101,16 +102,27 @@ pub(crate) fn server() -> Server {
         .http2_max_header_list_size(16 * 1024)
 }
 
-fn certificate_config(args: &ServeArgs) -> anyhow::Result<CertificateConfig> {
+async fn certificate_config(args: &ServeArgs) -> anyhow::Result<CertificateConfig> {
     let id = |account| SpiffeId::new(&args.trust_domain, names::SYSTEM_NAMESPACE, account);
     Ok(CertificateConfig {
         id: id(names::CONTROLLER_ACCOUNT)?,
         identity_addresses: args.identity.clone(),
         identity_id: id(names::IDENTITY_ACCOUNT)?,
         token_file: args.token_file.clone().context("--token-file is missing")?,
-        bundle: BundleSource::File(args.bundle_file.clone().context("--bundle-file is missing")?),
+        bundle: bundle_source(args).await?,
         state_directory: args.state_dir.clone(),
     })
+}
+
+/// The file we were given, else the ConfigMap of our namespace.
+async fn bundle_source(args: &ServeArgs) -> anyhow::Result<BundleSource> {
+    if let Some(file) = &args.bundle_file {
+        return Ok(BundleSource::File(file.clone()));
+    }
+    let client = kubernetes::connect("mesh-controller", env!("CARGO_PKG_VERSION")).await.context("--bundle-file")?;
+    let [namespace, name, key] =
+        [names::SYSTEM_NAMESPACE, names::BUNDLE_CONFIG_MAP, names::BUNDLE_KEY].map(str::to_owned);
+    Ok(BundleSource::Cluster(bundle_source::follow(client, BundleConfigMap { namespace, name, key })))
 }
 
 async fn certify(channel: Channel, csr: Vec<u8>, token: String) -> Result<Certified, tonic::Status> {
