@@ -16,6 +16,7 @@
 
 pub mod args;
 pub mod certificates;
+pub mod charts;
 pub mod check;
 pub mod demo;
 pub mod edges;

@@ -1,0 +1,161 @@
+//! Rendering: what values change, and what no values may change.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn release() -> Release {
+    Release {
+        name: "mesh".to_owned(),
+        namespace: "mesh-system".to_owned(),
+        service: "meshctl".to_owned(),
+        kube_version: "v1.34.4".to_owned(),
+    }
+}
+
+fn render(overrides: &Value) -> Vec<Value> {
+    MESH.objects(overrides, &release()).unwrap()
+}
+
+fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
+    let found = objects.iter().find(|object| object["kind"] == kind && object["metadata"]["name"] == name);
+    found.unwrap_or_else(|| panic!("there is no {kind} {name}"))
+}
+
+#[test]
+fn the_program_holds_every_file_of_the_charts_and_their_version() {
+    for chart in [CRDS, MESH] {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts").join(chart.name);
+        let on_disk: BTreeSet<String> = std::fs::read_dir(directory.join("templates"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        let held: BTreeSet<String> = chart.templates.iter().map(|(name, _)| (*name).to_owned()).collect();
+        assert_eq!(held, on_disk, "{}", chart.name);
+        let metadata = std::fs::read_to_string(directory.join("Chart.yaml")).unwrap();
+        let metadata: Value = serde_yaml_ng::from_str(&metadata).unwrap();
+        assert_eq!(metadata["version"], env!("CARGO_PKG_VERSION"));
+        assert_eq!(metadata["appVersion"], env!("CARGO_PKG_VERSION"));
+    }
+}
+
+#[test]
+fn every_object_is_named_labelled_and_unique() {
+    for overrides in [json!({}), values::read("ha", HA_VALUES).unwrap()] {
+        let objects = render(&overrides);
+        let mut seen = BTreeSet::new();
+        for object in &objects {
+            let name = object["metadata"]["name"].as_str().unwrap();
+            let key = (object["kind"].as_str().unwrap().to_owned(), name.to_owned());
+            assert!(seen.insert(key), "{object}");
+            assert_eq!(object["metadata"]["labels"]["app.kubernetes.io/managed-by"], "meshctl", "{object}");
+            assert_eq!(object["metadata"]["labels"]["app.kubernetes.io/part-of"], "mesh", "{object}");
+        }
+        assert!(!seen.iter().any(|(kind, _)| kind == "Secret"), "a chart holds no secret");
+    }
+}
+
+#[test]
+fn values_reach_their_places() {
+    let objects = render(&json!({
+        "image": {"registry": "example.com/mesh", "tag": "7", "pullPolicy": "Never"},
+        "imagePullSecrets": ["login"],
+        "clusterNetworks": ["10.1.0.0/16"],
+        "controller": {"replicas": 2, "logLevel": "debug"},
+        "controlPlane": {"antiAffinity": "required", "tolerations": [{"key": "a", "operator": "Exists"}],
+                         "nodeSelector": {"pool": "mesh"}, "priorityClassName": "high"},
+        "networkPolicies": {"enabled": false},
+        "prometheus": {"scrapeAnnotations": false},
+    }));
+    let deployment = find(&objects, "Deployment", "mesh-controller");
+    let pod = &deployment["spec"]["template"]["spec"];
+    assert_eq!(deployment["spec"]["replicas"], 2);
+    assert_eq!(pod["containers"][0]["image"], "example.com/mesh/mesh-controller:7");
+    assert_eq!(pod["imagePullSecrets"], json!([{"name": "login"}]));
+    assert_eq!(pod["nodeSelector"], json!({"kubernetes.io/os": "linux", "pool": "mesh"}));
+    assert_eq!(pod["tolerations"], json!([{"key": "a", "operator": "Exists"}]));
+    assert_eq!(pod["priorityClassName"], "high");
+    assert!(pod["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"].is_array());
+    assert!(deployment["spec"]["template"]["metadata"]["annotations"].is_null());
+    let arguments: Vec<&str> =
+        pod["containers"][0]["args"].as_array().unwrap().iter().map(|argument| argument.as_str().unwrap()).collect();
+    assert!(
+        arguments.contains(&"--cluster-network=10.1.0.0/16") && arguments.contains(&"--log=debug"),
+        "{arguments:?}"
+    );
+    assert!(!objects.iter().any(|object| object["kind"] == "NetworkPolicy"));
+    let config = find(&objects, "ConfigMap", "mesh-config")["data"]["config.yaml"].as_str().unwrap();
+    let config: Value = serde_yaml_ng::from_str(config).unwrap();
+    assert_eq!(config["image"], json!({"registry": "example.com/mesh", "tag": "7", "pullPolicy": "Never"}));
+}
+
+#[test]
+fn pods_of_the_control_plane_may_run_in_a_restricted_namespace() {
+    let objects = render(&json!({}));
+    let deployments: Vec<&Value> = objects.iter().filter(|object| object["kind"] == "Deployment").collect();
+    assert_eq!(deployments.len(), 3);
+    for deployment in deployments {
+        let pod = &deployment["spec"]["template"]["spec"];
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+        assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+        let container = &pod["containers"][0]["securityContext"];
+        assert_eq!(container["allowPrivilegeEscalation"], false);
+        assert_eq!(container["capabilities"]["drop"], json!(["ALL"]));
+        assert_eq!(container["readOnlyRootFilesystem"], true);
+    }
+}
+
+#[test]
+fn pods_that_did_not_opt_in_are_never_sent_to_us() {
+    let objects = render(&json!({}));
+    let webhooks = find(&objects, "MutatingWebhookConfiguration", "mesh-injector")["webhooks"].as_array().unwrap();
+    for webhook in webhooks.iter().filter(|webhook| webhook["failurePolicy"] == "Fail") {
+        let namespaces = webhook["namespaceSelector"]["matchExpressions"].as_array().unwrap();
+        assert_eq!(namespaces[0]["values"], json!(["kube-system", "mesh-system"]));
+        let opted_in = namespaces.iter().any(|expression| expression["operator"] == "In")
+            || webhook["matchConditions"].as_array().unwrap().iter().any(|condition| condition["name"] == "opted-in");
+        assert!(opted_in, "{webhook}");
+        assert!(webhook["clientConfig"]["caBundle"].is_null(), "it is filled in at run time");
+    }
+    let names: Vec<&str> = webhooks.iter().map(|webhook| webhook["name"].as_str().unwrap()).collect();
+    assert_eq!(
+        names,
+        ["pods.meshctl.io", "opted-in.pods.meshctl.io", "istio.pods.meshctl.io", "namespaces.meshctl.io"]
+    );
+    let without = render(&json!({"injector": {"istioLabels": false}}));
+    let without = find(&without, "MutatingWebhookConfiguration", "mesh-injector").to_string();
+    assert!(!without.contains("istio"), "{without}");
+}
+
+#[test]
+fn high_availability() {
+    let objects = render(&values::read("ha", HA_VALUES).unwrap());
+    for program in ["mesh-controller", "mesh-identity", "mesh-injector"] {
+        assert_eq!(find(&objects, "Deployment", program)["spec"]["replicas"], 3);
+        assert_eq!(find(&objects, "PodDisruptionBudget", program)["spec"]["maxUnavailable"], 1);
+    }
+    assert!(!render(&json!({})).iter().any(|object| object["kind"] == "PodDisruptionBudget"));
+}
+
+#[test]
+fn mistakes_are_errors() {
+    let elsewhere = Release { namespace: "default".to_owned(), ..release() };
+    let error = MESH.objects(&json!({}), &elsewhere).unwrap_err().to_string();
+    assert!(error.contains("lives in the namespace mesh-system"), "{error}");
+    assert!(MESH.objects(&json!({"contoller": {}}), &release()).is_err());
+    for (template, expected) in [
+        ("a: {{ required \"name it\" .Values.name }}", "name it"),
+        ("a: {{ include \"none\" . }}", "none"),
+        ("a: {{ .Values.a | nindent 1000 }}", "width"),
+        ("a: [", "did not find"),
+        ("a: {{", "templates/a.yaml"),
+    ] {
+        let templates = Box::leak(Box::new([("a.yaml", template)]));
+        let chart = Chart { name: "odd", values: "", schema: "", templates };
+        let error = chart.objects(&json!({}), &release()).unwrap_err().to_string();
+        assert!(error.contains(expected), "{template}: {error}");
+    }
+}
