@@ -1,0 +1,3 @@
+module meshctl.io/integration-tests/pause
+
+go 1.24.0
