@@ -26,6 +26,7 @@ struct Shared {
     mesh: Arc<Mesh>,
     bundle: Mutex<Option<Arc<str>>>,
     live: Mutex<Instant>,
+    wanted: watch::Sender<Progress>,
 }
 
 impl Hub {
@@ -36,6 +37,7 @@ impl Hub {
             mesh: Arc::new(mesh),
             bundle: Mutex::default(),
             live: Mutex::new(now),
+            wanted: watch::Sender::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -51,6 +53,38 @@ impl Hub {
             }
             publish
         })
+    }
+
+    /// Puts facts in force that need not be ahead of those before: their source has begun anew.
+    pub fn restart(&self, facts: Facts, progress: Progress) {
+        let bundle = self.shared.bundle.lock();
+        let world = World::new(Arc::new(facts), self.shared.mesh.clone(), bundle.clone(), progress);
+        self.shared.world.send_replace(Some(Arc::new(world)));
+    }
+
+    /// The facts in force are known to hold up to here.
+    pub fn reach(&self, reached: &Progress) {
+        self.shared.world.send_if_modified(|world| {
+            let Some(world) = world else { return false };
+            let was_behind = world.is_behind(&self.shared.wanted.borrow());
+            world.reach(reached);
+            // Streams that wait look again.
+            was_behind
+        });
+    }
+
+    /// A proxy has seen facts up to here: sources that can tell whether they are behind should find out.
+    pub fn want(&self, mark: &Progress) {
+        self.shared.wanted.send_if_modified(|wanted| {
+            let further = wanted.is_behind(mark) || mark.positions().keys().any(|key| !wanted.positions().contains_key(key));
+            wanted.advance(mark);
+            further
+        });
+    }
+
+    /// Follows how far proxies have seen that this process has not.
+    pub fn wanted(&self) -> watch::Receiver<Progress> {
+        self.shared.wanted.subscribe()
     }
 
     /// Puts other trust anchors (PEM) in force.
@@ -92,11 +126,10 @@ pub fn newer(
     bundle: Option<Arc<str>>,
     mut progress: Progress,
 ) -> Option<World> {
-    if let Some(current) = current {
-        if progress.is_behind(current.progress()) {
-            return None;
-        }
-        progress.advance(current.progress());
+    let Some(current) = current else { return Some(World::new(Arc::new(facts), mesh.clone(), bundle, progress)) };
+    if progress.is_behind(current.progress()) {
+        return None;
     }
-    Some(World::new(Arc::new(facts), mesh.clone(), bundle, progress))
+    progress.advance(current.progress());
+    Some(World::new(Arc::new(facts), mesh.clone(), bundle, progress).after(current))
 }

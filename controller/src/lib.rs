@@ -4,9 +4,12 @@
 //!   directory ──► Picture ──► Facts ──┐                    ┌─► Session ─► stream to a proxy
 //!   (files)       (last good   (what  ├─► World ─► Hub ─►──┼─► Session ─► stream to a proxy
 //!                  of each)    was    │   values, made     └─► …
-//!   trust bundle ─────────────read)───┘   once per key
+//!   Kubernetes ─► Inventory ─► read)──┤   once per key
+//!   (watches)                         │
+//!   trust bundle ─────────────────────┘
 //! ```
 //!
+//! - [`kubernetes`]: a cluster's objects to facts, by watches that never go back and whose age is known.
 //! - [`directory`]: manifests in a directory to facts; a broken file keeps its last good content.
 //! - [`progress`]: how far facts had come; what makes replicas comparable.
 //! - [`world`], [`hub`]: facts and the values made of them by `resolve`, and the newest of these for everybody to watch.
@@ -20,6 +23,7 @@ pub mod args;
 pub mod check;
 pub mod directory;
 pub mod hub;
+pub mod kubernetes;
 pub mod metrics;
 pub mod progress;
 pub mod run;

@@ -33,6 +33,37 @@ pub struct Metrics {
     pub changes: Counter,
     /// Age of the sources in seconds.
     pub source_age: Gauge<f64, AtomicU64>,
+    /// Objects in force by kind.
+    pub facts: Family<KindLabels, Gauge>,
+    /// Seconds since each watch was heard.
+    pub watch_age: Family<WatchLabels, Gauge<f64, AtomicU64>>,
+    /// Watches begun anew with a list, by reason.
+    pub watch_restarts: Family<RestartLabels, Counter>,
+    /// Objects read that can't be used.
+    pub unusable: Family<WatchLabels, Counter>,
+}
+
+/// Objects of which kind.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct KindLabels {
+    /// Its plural, as the API has it.
+    pub kind: &'static str,
+}
+
+/// Which watch.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct WatchLabels {
+    /// The plural of its kind.
+    pub watch: &'static str,
+}
+
+/// Which watch, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RestartLabels {
+    /// The plural of its kind.
+    pub watch: &'static str,
+    /// `expired`, `silent` or `behind`.
+    pub reason: &'static str,
 }
 
 /// Why a stream ended.
@@ -65,6 +96,10 @@ impl Metrics {
             it.broken_files.clone(),
         );
         mesh.register("changes", "Changes of facts put in force", it.changes.clone());
+        mesh.register("facts", "Objects in force by kind", it.facts.clone());
+        mesh.register("watch_age_seconds", "Since each watch was last heard", it.watch_age.clone());
+        mesh.register("watch_restarts", "Watches begun anew with a list, by reason", it.watch_restarts.clone());
+        mesh.register("unusable_objects", "Objects read that cannot be used", it.unusable.clone());
         mesh.register("source_age_seconds", "Since the sources were last known to be live", it.source_age.clone());
         it
     }

@@ -96,10 +96,8 @@ fn facts(version: u64) -> Facts {
         objects.push(Object::Workload(Workload {
             metadata,
             addresses: vec![[10, 0, 0, since].into()],
-            ports: Vec::new(),
-            service_account: None,
-            zone: String::new(),
             ready: true,
+            ..Workload::default()
         }));
     }
     Facts::new(objects.into_iter().map(Arc::new))

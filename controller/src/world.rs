@@ -2,6 +2,10 @@
 //!
 //! A value is made once per key and world, encoded and hashed, and shared by every stream that subscribes to it. A world
 //! never changes; a change of facts is a new world.
+//!
+//! Two positions belong to facts: where they last changed ([`World::progress`], which proxies are told and remember), and
+//! how far they are known to hold ([`World::is_behind`]), which grows while nothing changes. Comparing what one replica
+//! knows with where another's facts last changed keeps a quiet replica from looking as if it were behind.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -52,6 +56,8 @@ pub struct World {
     mesh: Arc<Mesh>,
     bundle: Option<Arc<str>>,
     progress: Progress,
+    /// Shared with the worlds that follow.
+    reached: Arc<Mutex<Progress>>,
     values: Mutex<Values>,
 }
 
@@ -61,12 +67,20 @@ type Values = HashMap<(Key, Option<Caller>), Arc<Value>>;
 impl World {
     /// The world these facts make.
     pub fn new(facts: Arc<Facts>, mesh: Arc<Mesh>, bundle: Option<Arc<str>>, progress: Progress) -> Self {
-        Self { facts, mesh, bundle, progress, values: Mutex::default() }
+        let reached = Arc::new(Mutex::new(progress.clone()));
+        Self { facts, mesh, bundle, progress, reached, values: Mutex::default() }
+    }
+
+    /// The same world as successor of `before` in one process.
+    pub fn after(mut self, before: &Self) -> Self {
+        self.reached = before.reached.clone();
+        self.reached.lock().advance(&self.progress);
+        self
     }
 
     /// The same facts with other trust anchors.
     pub fn with_bundle(&self, bundle: Option<Arc<str>>) -> Self {
-        Self::new(self.facts.clone(), self.mesh.clone(), bundle, self.progress.clone())
+        Self::new(self.facts.clone(), self.mesh.clone(), bundle, self.progress.clone()).after(self)
     }
 
     /// What was read.
@@ -74,9 +88,19 @@ impl World {
         &self.facts
     }
 
-    /// How far reading had come.
+    /// Where reading had come when the facts last changed.
     pub fn progress(&self) -> &Progress {
         &self.progress
+    }
+
+    /// Whether the facts may be older than the mark.
+    pub fn is_behind(&self, mark: &Progress) -> bool {
+        self.reached.lock().is_behind(mark)
+    }
+
+    /// The facts are known to hold up to here.
+    pub fn reach(&self, reached: &Progress) {
+        self.reached.lock().advance(reached);
     }
 
     /// The value of a key, for this caller.

@@ -100,6 +100,7 @@ pub fn workload(object: &ExternalWorkload) -> Result<Workload, Invalid> {
         service_account: spec.service_account.clone(),
         zone: spec.zone.clone().unwrap_or_default(),
         ready: !spec.terminating,
+        ..Workload::default()
     })
 }
 

@@ -3,6 +3,7 @@
 //! Every error names a line: the parser's own where the text or a type is wrong, else that of the field which holds the
 //! value. Kinds that are not ours are reported as such, not as errors: a directory may hold everything a cluster does.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use k8s_openapi::api::core::v1 as core;
@@ -233,9 +234,15 @@ pub(crate) fn metadata(object: &ObjectMeta, namespaced: bool) -> Result<Metadata
         namespace,
         name,
         labels: object.labels.clone().unwrap_or_default(),
-        annotations: object.annotations.clone().unwrap_or_default(),
+        annotations: ours(object),
         created: object.creation_timestamp.as_ref().map(|time| time.0.as_second()),
     })
+}
+
+/// Annotations the mesh reads.
+pub(crate) fn ours(object: &ObjectMeta) -> BTreeMap<String, String> {
+    let written = object.annotations.iter().flatten().filter(|(name, _)| name.starts_with(ANNOTATION_PREFIX));
+    written.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 /// A port number as Kubernetes writes it.
@@ -327,6 +334,7 @@ fn block_end(lines: &[&str], line: usize, end: usize) -> usize {
     (line + 1..end).find(outside).unwrap_or(end)
 }
 
+const ANNOTATION_PREFIX: &str = "meshctl.io/";
 const MAX_NAME: usize = 253;
 const MAX_UNKNOWN: usize = 20;
 

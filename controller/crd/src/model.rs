@@ -7,6 +7,8 @@ use std::net::IpAddr;
 use policy::ServicePort;
 use policy::route::{Filter, Match};
 
+use crate::port_set::PortSet;
+
 /// One object of a kind the mesh reads.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Object {
@@ -16,8 +18,12 @@ pub enum Object {
     Service(Service),
     /// A Gateway API HTTPRoute.
     HttpRoute(HttpRoute),
-    /// Something with addresses: an ExternalWorkload.
+    /// Something with addresses: a Pod or an ExternalWorkload.
     Workload(Workload),
+    /// Part of what Kubernetes says serves a Service.
+    EndpointSlice(EndpointSlice),
+    /// A Node.
+    Node(Node),
 }
 
 /// What tells two objects apart.
@@ -40,7 +46,7 @@ pub struct Metadata {
     pub name: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// Annotations.
+    /// Annotations of ours; those of others may be large and mean nothing here.
     pub annotations: BTreeMap<String, String>,
     /// Seconds since 1970; `None` where the manifest does not say (then it counts as the oldest).
     pub created: Option<i64>,
@@ -89,20 +95,88 @@ pub enum TargetPort {
 }
 
 /// A machine, process or pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Workload {
     /// Name, and the labels Services select by.
     pub metadata: Metadata,
-    /// Its addresses, at least one.
+    /// What it is.
+    pub origin: Origin,
+    /// Its addresses; a pod that is only just starting has none.
     pub addresses: Vec<IpAddr>,
     /// Its declared ports.
     pub ports: Vec<WorkloadPort>,
     /// Its service account; `None`: there is no proxy beside it.
     pub service_account: Option<String>,
-    /// Zone, empty where unknown.
+    /// What runs it, for labels: a Deployment, a StatefulSet. Empty where that is the workload itself.
+    pub owner: String,
+    /// Zone, empty where unknown; that of a pod is its node's.
     pub zone: String,
+    /// Node a pod is on; empty elsewhere.
+    pub node: String,
+    /// Shares its addresses with its node and everything else there, so that only a port tells what is dialled.
+    pub host_network: bool,
     /// `false`: terminating but still serving.
     pub ready: bool,
+    /// Ports its proxy takes for bytes whatever they are called.
+    pub opaque_ports: PortSet,
+    /// Ports that are not redirected to its proxy: dialled in plain.
+    pub skipped_ports: PortSet,
+}
+
+/// What a workload is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Origin {
+    /// A Pod; Services have it as endpoint where an EndpointSlice says so.
+    Pod,
+    /// An ExternalWorkload; Services have it as endpoint where their selector picks it.
+    #[default]
+    External,
+}
+
+/// A Node: where its pods are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Its name; labels are left out.
+    pub metadata: Metadata,
+    /// `topology.kubernetes.io/zone`, empty where unknown.
+    pub zone: String,
+}
+
+/// Some of a Service's endpoints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointSlice {
+    /// Name; labels are left out.
+    pub metadata: Metadata,
+    /// The Service, in the same namespace.
+    pub service: String,
+    /// Ports that all of its endpoints have; other transports than TCP and ports without a number are left out.
+    pub ports: Vec<WorkloadPort>,
+    /// Who serves, or will serve, or still serves.
+    pub endpoints: Vec<SliceEndpoint>,
+}
+
+/// One endpoint of a slice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SliceEndpoint {
+    /// Its first address: the others mean nothing (kube-proxy uses none of them either).
+    pub address: IpAddr,
+    /// The pod of the same namespace it is; `None` where it is none or nobody says.
+    pub pod: Option<String>,
+    /// Zone, empty where unknown.
+    pub zone: String,
+    /// Whether it may be used.
+    pub state: EndpointState,
+}
+
+/// Whether an endpoint may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum EndpointState {
+    /// Yes.
+    Ready,
+    /// It ends but still serves: used where nobody is ready.
+    Terminating,
+    /// No.
+    Unusable,
 }
 
 /// A declared port of a workload.
@@ -171,9 +245,21 @@ impl Object {
             Self::Namespace(namespace) => ("Namespace", &namespace.metadata),
             Self::Service(service) => ("Service", &service.metadata),
             Self::HttpRoute(route) => ("HTTPRoute", &route.metadata),
-            Self::Workload(workload) => ("ExternalWorkload", &workload.metadata),
+            Self::Workload(workload) => (workload.origin.kind(), &workload.metadata),
+            Self::EndpointSlice(slice) => ("EndpointSlice", &slice.metadata),
+            Self::Node(node) => ("Node", &node.metadata),
         };
         ObjectId { kind, namespace: metadata.namespace.clone(), name: metadata.name.clone() }
+    }
+}
+
+impl Origin {
+    /// Kind, as written in manifests.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Pod => "Pod",
+            Self::External => "ExternalWorkload",
+        }
     }
 }
 

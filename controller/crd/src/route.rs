@@ -4,7 +4,7 @@
 //! GEP-1294 has it for meshes. A filter we don't implement makes its rule answer with an error rather than act as if
 //! the filter were not there.
 
-pub(crate) use gateway_api::apis::standard::httproutes::HttpRoute as GatewayRoute;
+pub use gateway_api::apis::standard::httproutes::HttpRoute as GatewayRoute;
 use gateway_api::apis::standard::httproutes::{
     HttpRouteParentRefs, HttpRouteRules, HttpRouteRulesBackendRefs, HttpRouteRulesBackendRefsFilters,
     HttpRouteRulesFilters, HttpRouteRulesMatches, HttpRouteRulesMatchesHeadersType, HttpRouteRulesMatchesPath,

@@ -1,16 +1,29 @@
-//! Services and Namespaces to facts.
+//! Services, Namespaces and Nodes to facts.
 
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::manifest::{Invalid, metadata, port};
-use crate::model::{Namespace, PortOfService, Service, TargetPort};
+use crate::model::{Metadata, Namespace, Node, PortOfService, Service, TargetPort};
 
 /// The object as a fact.
 pub fn namespace(object: &core::Namespace) -> Result<Namespace, Invalid> {
     Ok(Namespace { metadata: metadata(&object.metadata, false)? })
+}
+
+/// A Namespace of which only the metadata was asked for, as a fact.
+pub fn namespace_metadata(object: &ObjectMeta) -> Result<Namespace, Invalid> {
+    Ok(Namespace { metadata: metadata(object, false)? })
+}
+
+/// A Node of which only the metadata was asked for, as a fact.
+pub fn node(object: &ObjectMeta) -> Result<Node, Invalid> {
+    let zone = object.labels.as_ref().and_then(|labels| labels.get(ZONE)).cloned().unwrap_or_default();
+    let whole = metadata(object, false)?;
+    Ok(Node { metadata: Metadata { name: whole.name, ..Metadata::default() }, zone })
 }
 
 /// The object as a fact. `ExternalName` Services come out without addresses and ports: nothing dials them.
@@ -63,3 +76,5 @@ pub fn service(object: &core::Service) -> Result<Service, Invalid> {
     }
     Ok(Service { metadata, cluster_ips, selector: spec.selector.unwrap_or_default(), ports })
 }
+
+const ZONE: &str = "topology.kubernetes.io/zone";

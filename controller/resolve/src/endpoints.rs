@@ -1,28 +1,76 @@
-//! Who serves a backend.
+//! Who serves a backend: what the Service's EndpointSlices say, read as kube-proxy reads them, and the ExternalWorkloads
+//! its selector picks.
+//!
+//! Kubernetes has decided already which pods are endpoints and on which port (named ports may differ from pod to pod), so
+//! pods are looked up here, never selected: they say whether a proxy of ours answers, and as whom.
 
 use std::net::SocketAddr;
 
-use crd::model::{PortOfService, Service, TargetPort, Workload};
+use crd::model::{EndpointState, Origin, PortOfService, Service, SliceEndpoint, TargetPort, Workload};
 use policy::{Endpoint, Endpoints, Protocol, ServicePort};
 
 use crate::facts::{Facts, Mesh};
-use crate::protocol;
+use crate::ports;
 
 /// Endpoints of one port of a Service, sorted by address; `None` if there is no such Service or port.
 pub fn endpoints(facts: &Facts, mesh: &Mesh, id: &ServicePort) -> Option<Endpoints> {
     let service = facts.service(&id.namespace, &id.name)?;
     let port = service.ports.iter().find(|port| port.port == id.port)?;
-    let protocol = protocol::declared(port.app_protocol.as_deref(), &port.name);
-    let mut list = Vec::new();
-    for workload in facts.workloads_of(&id.namespace).filter(|workload| selects(service, workload)) {
+    let protocol = ports::declared_by_service(facts, service, port);
+    let mut list: Vec<Endpoint> = of_slices(facts, service, port)
+        .map(|(address, written)| match owner(facts, service, address, written) {
+            Some(workload) => Endpoint {
+                ready: written.state == EndpointState::Ready,
+                ..endpoint(facts, mesh, workload, address, protocol)
+            },
+            None => stranger(mesh, service, address, written, protocol),
+        })
+        .collect();
+    for workload in facts.externals_of(&id.namespace).filter(|workload| selects(service, workload)) {
         let Some(target) = target_port(port, workload) else { continue };
         let addresses = workload.addresses.iter().map(|address| SocketAddr::new(*address, target));
-        list.extend(addresses.map(|address| endpoint(mesh, workload, address, protocol)));
+        list.extend(addresses.map(|address| endpoint(facts, mesh, workload, address, protocol)));
     }
-    list.sort_by_key(|endpoint| endpoint.address);
-    // An address is one endpoint, whoever else claims it.
+    // An address is one endpoint, whoever else claims it: while it moves from slice to slice it may be in two.
+    list.sort_by_key(|endpoint| (endpoint.address, !endpoint.ready));
     list.dedup_by_key(|endpoint| endpoint.address);
     Some(Endpoints { list })
+}
+
+/// What the slices of a Service say of one of its ports, without those that must not be used.
+pub(crate) fn of_slices<'f>(
+    facts: &'f Facts,
+    service: &'f Service,
+    port: &'f PortOfService,
+) -> impl Iterator<Item = (SocketAddr, &'f SliceEndpoint)> {
+    facts.slices_of(service).flat_map(|slice| {
+        let numbers = slice.ports.iter().filter(|written| written.name == port.name).map(|written| written.port);
+        numbers.flat_map(|number| {
+            let usable = slice.endpoints.iter().filter(|endpoint| is_usable(facts, service, endpoint));
+            usable.map(move |endpoint| (SocketAddr::new(endpoint.address, number), endpoint))
+        })
+    })
+}
+
+/// A pod we have not heard of yet, or any more, must wait: dialled now it would be dialled in plain.
+fn is_usable(facts: &Facts, service: &Service, endpoint: &SliceEndpoint) -> bool {
+    let known = |pod: &String| facts.pod(&service.metadata.namespace, pod).is_some();
+    endpoint.state != EndpointState::Unusable && endpoint.pod.as_ref().is_none_or(known)
+}
+
+/// Whose address it is. The slice's word counts where the pod it names has the address, and only that can tell pods on
+/// one node's network apart; slices that people write name nobody.
+pub(crate) fn owner<'f>(
+    facts: &'f Facts,
+    service: &Service,
+    address: SocketAddr,
+    written: &SliceEndpoint,
+) -> Option<&'f Workload> {
+    let named = written.pod.as_ref().and_then(|pod| facts.pod(&service.metadata.namespace, pod));
+    named
+        .filter(|pod| pod.addresses.is_empty() || pod.addresses.contains(&address.ip()))
+        .or_else(|| facts.workload_at(address.ip()))
+        .or_else(|| facts.host_workload_at(address))
 }
 
 /// Whether the Service's selector picks the workload; an empty selector picks nobody.
@@ -40,22 +88,62 @@ pub(crate) fn target_port(port: &PortOfService, workload: &Workload) -> Option<u
     }
 }
 
-pub(crate) fn endpoint(mesh: &Mesh, workload: &Workload, address: SocketAddr, protocol: Protocol) -> Endpoint {
+pub(crate) fn endpoint(
+    facts: &Facts,
+    mesh: &Mesh,
+    workload: &Workload,
+    address: SocketAddr,
+    protocol: Protocol,
+) -> Endpoint {
     let namespace = &workload.metadata.namespace;
+    let account = workload.service_account.as_ref().filter(|_| !ports::is_skipped(facts, workload, address.port()));
+    let opaque = ports::is_opaque(facts, workload, address.port());
     Endpoint {
         address,
-        identity: workload
-            .service_account
-            .as_ref()
-            .map(|account| proto::bootstrap::spiffe_id(&mesh.trust_domain, namespace, account)),
-        workload: workload.metadata.name.clone(),
+        identity: account.map(|account| proto::bootstrap::spiffe_id(&mesh.trust_domain, namespace, account)),
+        workload: label_of(workload),
         namespace: namespace.clone(),
         app: label(workload, ["app", "app.kubernetes.io/name"]),
         version: label(workload, ["version", "app.kubernetes.io/version"]),
         cluster: mesh.cluster.clone(),
-        zone: workload.zone.clone(),
+        zone: zone(facts, workload),
         ready: workload.ready,
+        protocol: if opaque { Protocol::Tcp } else { protocol },
+    }
+}
+
+/// An endpoint that is no workload we know: a machine outside, the API server.
+fn stranger(
+    mesh: &Mesh,
+    service: &Service,
+    address: SocketAddr,
+    written: &SliceEndpoint,
+    protocol: Protocol,
+) -> Endpoint {
+    Endpoint {
+        address,
+        identity: None,
+        workload: String::new(),
+        namespace: service.metadata.namespace.clone(),
+        app: String::new(),
+        version: String::new(),
+        cluster: mesh.cluster.clone(),
+        zone: written.zone.clone(),
+        ready: written.state == EndpointState::Ready,
         protocol,
+    }
+}
+
+/// What labels of metrics call it.
+pub(crate) fn label_of(workload: &Workload) -> String {
+    if workload.owner.is_empty() { workload.metadata.name.clone() } else { workload.owner.clone() }
+}
+
+/// Zone of the machine, or of the pod's node.
+pub(crate) fn zone(facts: &Facts, workload: &Workload) -> String {
+    match workload.origin {
+        Origin::External => workload.zone.clone(),
+        Origin::Pod => facts.node(&workload.node).map(|node| node.zone.clone()).unwrap_or_default(),
     }
 }
 

@@ -1,10 +1,11 @@
 //! [`Facts`]: everything read from the sources at one moment, indexed, nothing computed.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crd::model::{HttpRoute, Namespace, Object, Service, Workload};
+use crd::model::{EndpointSlice, HttpRoute, Namespace, Node, Object, Origin, Service, Workload};
 use ipnet::IpNet;
 
 /// What the operator configured for the whole mesh.
@@ -22,38 +23,55 @@ pub struct Mesh {
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
     namespaces: BTreeMap<String, Arc<Object>>,
+    nodes: BTreeMap<String, Arc<Object>>,
     services: BTreeMap<Name, Arc<Object>>,
     routes: BTreeMap<Name, Arc<Object>>,
-    workloads: BTreeMap<Name, Arc<Object>>,
-    services_by_address: HashMap<IpAddr, Name>,
-    workloads_by_address: HashMap<IpAddr, Name>,
-    routes_by_parent: HashMap<Name, Vec<Name>>,
+    slices: BTreeMap<Name, Arc<Object>>,
+    pods: BTreeMap<Name, Arc<Object>>,
+    externals: BTreeMap<Name, Arc<Object>>,
+    services_by_address: HashMap<IpAddr, Arc<Object>>,
+    workloads_by_address: HashMap<IpAddr, Arc<Object>>,
+    /// Declared ports of pods that share their node's addresses.
+    host_ports: HashMap<SocketAddr, Arc<Object>>,
+    slices_by_service: HashMap<Name, Vec<Arc<Object>>>,
+    routes_by_parent: HashMap<Name, Vec<Arc<Object>>>,
 }
 
 type Name = (String, String);
 
 impl Facts {
-    /// Indexes objects. Of two with the same kind and name the later wins. Of two with the same address the older wins,
-    /// then the first by name.
+    /// Indexes objects. Of two with the same kind and name the later wins. Of two Services or ExternalWorkloads with the
+    /// same address the older wins, then the first by name; of two pods the one that stays, then the newer: it was given
+    /// the address of one that ended.
     pub fn new(objects: impl IntoIterator<Item = Arc<Object>>) -> Self {
         let mut facts = Self::default();
         for object in objects {
             let id = object.id();
             let name = (id.namespace, id.name);
-            match *object {
+            match &*object {
                 Object::Namespace(_) => facts.namespaces.insert(name.1, object),
+                Object::Node(_) => facts.nodes.insert(name.1, object),
                 Object::Service(_) => facts.services.insert(name, object),
                 Object::HttpRoute(_) => facts.routes.insert(name, object),
-                Object::Workload(_) => facts.workloads.insert(name, object),
+                Object::EndpointSlice(_) => facts.slices.insert(name, object),
+                Object::Workload(it) if it.origin == Origin::Pod => facts.pods.insert(name, object),
+                Object::Workload(_) => facts.externals.insert(name, object),
             };
         }
-        facts.index();
+        facts.index_services();
+        facts.index_workloads();
+        facts.index_routes();
         facts
     }
 
     /// A Namespace.
     pub fn namespace(&self, name: &str) -> Option<&Namespace> {
         self.namespaces.get(name).and_then(|object| if let Object::Namespace(it) = &**object { Some(it) } else { None })
+    }
+
+    /// A Node.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(name).and_then(|object| if let Object::Node(it) = &**object { Some(it) } else { None })
     }
 
     /// A Service.
@@ -73,14 +91,25 @@ impl Facts {
         self.services.values().filter_map(as_service)
     }
 
-    /// Workloads of a namespace, by name.
-    pub fn workloads_of<'f>(&'f self, namespace: &'f str) -> impl Iterator<Item = &'f Workload> {
-        of_namespace(&self.workloads, namespace).filter_map(as_workload)
+    /// The slices of a Service, by name.
+    pub fn slices_of<'f>(&'f self, service: &Service) -> impl Iterator<Item = &'f EndpointSlice> {
+        let slices = self.slices_by_service.get(&name_of(&service.metadata)).into_iter().flatten();
+        slices.filter_map(|object| if let Object::EndpointSlice(it) = &**object { Some(it) } else { None })
     }
 
-    /// Every workload, by namespace and name.
+    /// A Pod.
+    pub fn pod(&self, namespace: &str, name: &str) -> Option<&Workload> {
+        self.pods.get(&(namespace.to_owned(), name.to_owned())).and_then(as_workload)
+    }
+
+    /// ExternalWorkloads of a namespace, by name.
+    pub fn externals_of<'f>(&'f self, namespace: &'f str) -> impl Iterator<Item = &'f Workload> {
+        of_namespace(&self.externals, namespace).filter_map(as_workload)
+    }
+
+    /// Every pod, then every ExternalWorkload, by namespace and name.
     pub fn workloads(&self) -> impl Iterator<Item = &Workload> {
-        self.workloads.values().filter_map(as_workload)
+        self.pods.values().chain(self.externals.values()).filter_map(as_workload)
     }
 
     /// Every route, by namespace and name.
@@ -90,24 +119,34 @@ impl Facts {
 
     /// The Service with this cluster address.
     pub fn service_at(&self, address: IpAddr) -> Option<&Service> {
-        self.services_by_address.get(&address).and_then(|name| self.services.get(name)).and_then(as_service)
+        self.services_by_address.get(&address).and_then(as_service)
     }
 
-    /// The workload with this address.
+    /// The workload that has this address to itself.
     pub fn workload_at(&self, address: IpAddr) -> Option<&Workload> {
-        self.workloads_by_address.get(&address).and_then(|name| self.workloads.get(name)).and_then(as_workload)
+        self.workloads_by_address.get(&address).and_then(as_workload)
+    }
+
+    /// The pod on its node's network that declares this port of the node's address.
+    pub fn host_workload_at(&self, address: SocketAddr) -> Option<&Workload> {
+        self.host_ports.get(&address).and_then(as_workload)
     }
 
     /// Routes that name the Service as a parent, by namespace and name.
     pub fn routes_of<'f>(&'f self, service: &Service) -> impl Iterator<Item = &'f HttpRoute> {
-        let parent = (service.metadata.namespace.clone(), service.metadata.name.clone());
-        let names = self.routes_by_parent.get(&parent).into_iter().flatten();
-        names.filter_map(|name| self.routes.get(name)).filter_map(as_route)
+        let routes = self.routes_by_parent.get(&name_of(&service.metadata)).into_iter().flatten();
+        routes.filter_map(as_route)
     }
 
     /// How many objects there are.
     pub fn len(&self) -> usize {
-        self.namespaces.len() + self.services.len() + self.routes.len() + self.workloads.len()
+        self.namespaces.len()
+            + self.nodes.len()
+            + self.services.len()
+            + self.routes.len()
+            + self.slices.len()
+            + self.pods.len()
+            + self.externals.len()
     }
 
     /// Whether there is no object.
@@ -115,34 +154,58 @@ impl Facts {
         self.len() == 0
     }
 
-    fn index(&mut self) {
-        let mut services: Vec<&Service> = self.services.values().filter_map(as_service).collect();
-        services.sort_by_key(|service| service.metadata.created.unwrap_or(i64::MIN));
-        for service in services {
+    fn index_services(&mut self) {
+        let mut services: Vec<(&Arc<Object>, &Service)> =
+            self.services.values().filter_map(|object| Some((object, as_service(object)?))).collect();
+        services.sort_by_key(|(_, service)| service.metadata.created.unwrap_or(i64::MIN));
+        for (object, service) in services {
             for address in &service.cluster_ips {
-                let name = (service.metadata.namespace.clone(), service.metadata.name.clone());
-                self.services_by_address.entry(*address).or_insert(name);
+                self.services_by_address.entry(*address).or_insert_with(|| object.clone());
             }
         }
-        let mut workloads: Vec<&Workload> = self.workloads.values().filter_map(as_workload).collect();
-        workloads.sort_by_key(|workload| workload.metadata.created.unwrap_or(i64::MIN));
-        for workload in workloads {
+        for object in self.slices.values() {
+            let Object::EndpointSlice(slice) = &**object else { continue };
+            let service = (slice.metadata.namespace.clone(), slice.service.clone());
+            self.slices_by_service.entry(service).or_default().push(object.clone());
+        }
+    }
+
+    fn index_workloads(&mut self) {
+        let with_workload = |object| Some((object, as_workload(object)?));
+        let mut pods: Vec<(&Arc<Object>, &Workload)> = self.pods.values().filter_map(with_workload).collect();
+        pods.sort_by_key(|(_, pod)| (!pod.ready, Reverse(pod.metadata.created.unwrap_or(i64::MIN))));
+        let mut externals: Vec<(&Arc<Object>, &Workload)> = self.externals.values().filter_map(with_workload).collect();
+        externals.sort_by_key(|(_, external)| external.metadata.created.unwrap_or(i64::MIN));
+        for (object, workload) in pods.into_iter().chain(externals) {
             for address in &workload.addresses {
-                let name = (workload.metadata.namespace.clone(), workload.metadata.name.clone());
-                self.workloads_by_address.entry(*address).or_insert(name);
-            }
-        }
-        for (name, route) in &self.routes {
-            for parent in as_route(route).into_iter().flat_map(|route| &route.parents) {
-                let parent = (parent.namespace.clone(), parent.name.clone());
-                let names = self.routes_by_parent.entry(parent).or_default();
-                // One route may name several ports of one Service.
-                if names.last() != Some(name) {
-                    names.push(name.clone());
+                if !workload.host_network {
+                    self.workloads_by_address.entry(*address).or_insert_with(|| object.clone());
+                    continue;
+                }
+                for port in &workload.ports {
+                    let place = SocketAddr::new(*address, port.port);
+                    self.host_ports.entry(place).or_insert_with(|| object.clone());
                 }
             }
         }
     }
+
+    fn index_routes(&mut self) {
+        for object in self.routes.values() {
+            for parent in as_route(object).into_iter().flat_map(|route| &route.parents) {
+                let parent = (parent.namespace.clone(), parent.name.clone());
+                let routes = self.routes_by_parent.entry(parent).or_default();
+                // One route may name several ports of one Service.
+                if !routes.last().is_some_and(|last| Arc::ptr_eq(last, object)) {
+                    routes.push(object.clone());
+                }
+            }
+        }
+    }
+}
+
+fn name_of(metadata: &crd::Metadata) -> Name {
+    (metadata.namespace.clone(), metadata.name.clone())
 }
 
 fn of_namespace<'f>(

@@ -13,6 +13,7 @@ pub mod endpoints;
 pub mod facts;
 pub mod inbound;
 pub mod outbound;
+mod ports;
 pub mod protocol;
 pub mod routes;
 

@@ -3,6 +3,7 @@
 //! - A Service's cluster address and one of its ports: the Service. Another port of that address: nothing (`None`), as
 //!   kube-proxy has it.
 //! - A workload's address, whatever the port: the workload.
+//! - A node's address and a port that a pod on the node's network declares: that pod.
 //! - Everything else is foreign, inside the cluster's networks as well: this is an answer from the facts, not a guess, so
 //!   "nobody of ours" is true. What the proxy must never do is guess so itself.
 
@@ -12,7 +13,7 @@ use policy::{Outbound, Service, ServicePort};
 
 use crate::endpoints::endpoint;
 use crate::facts::{Facts, Mesh};
-use crate::inbound::{port_protocol, service_port_protocol};
+use crate::ports;
 use crate::routes::routes;
 
 /// The target behind an address; `None` if there is a Service, but it has no such port.
@@ -21,15 +22,15 @@ pub fn outbound(facts: &Facts, mesh: &Mesh, address: SocketAddr) -> Option<Outbo
         let port = service.ports.iter().find(|port| port.port == address.port())?;
         let id = ServicePort::new(&service.metadata.namespace, &service.metadata.name, port.port);
         return Some(Outbound::Service(Service {
-            protocol: service_port_protocol(facts, service, port.port),
+            protocol: ports::of_service(facts, service, port),
             routes: routes(facts, service, port.port),
             default_backend: Some(id.clone()),
             id,
         }));
     }
-    if let Some(workload) = facts.workload_at(address.ip()) {
-        let protocol = port_protocol(facts, workload, address.port());
-        return Some(Outbound::Workload(endpoint(mesh, workload, address, protocol)));
+    if let Some(workload) = facts.workload_at(address.ip()).or_else(|| facts.host_workload_at(address)) {
+        let protocol = ports::of_address(facts, workload, address.port());
+        return Some(Outbound::Workload(endpoint(facts, mesh, workload, address, protocol)));
     }
     Some(Outbound::Foreign)
 }

@@ -198,6 +198,7 @@ fn a_proxy_learns_its_own_workload_only() {
     let caller = |account: &str, address: &str| Caller {
         namespace: "shop".to_owned(),
         service_account: account.to_owned(),
+        name: String::new(),
         addresses: vec![address.parse::<IpAddr>().unwrap()],
     };
     let own = inbound(&facts, &mesh(), &caller("cart", "10.1.0.3")).unwrap();

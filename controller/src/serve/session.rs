@@ -92,7 +92,12 @@ impl Session {
         let mut addresses = addresses.collect::<Result<Vec<_>, _>>()?;
         addresses.sort_unstable();
         addresses.dedup();
-        let caller = Caller { namespace: namespace.to_owned(), service_account: service_account.to_owned(), addresses };
+        let caller = Caller {
+            namespace: namespace.to_owned(),
+            service_account: service_account.to_owned(),
+            name: hello.workload.chars().take(MAX_NAME).collect(),
+            addresses,
+        };
         let mut session = Self {
             caller,
             mark: Progress::from_wire(hello.mark),
@@ -150,7 +155,7 @@ impl Session {
 
     /// Looks at every subscription in the light of a world.
     pub fn observe(&mut self, world: &World) {
-        self.behind = world.progress().is_behind(&self.mark);
+        self.behind = world.is_behind(&self.mark);
         if self.behind {
             return;
         }

@@ -164,6 +164,7 @@ impl DiscoveryStream {
         } else if since.is_none() {
             *since = Some(Instant::now());
             let mark = session.mark();
+            self.open.shared.hub.want(mark);
             tracing::warn!(proxy = self.proxy, %mark, "this replica is behind what the proxy has seen; it answers nothing");
         }
     }

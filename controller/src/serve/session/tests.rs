@@ -29,10 +29,9 @@ pub(crate) fn facts(endpoints: &[u8]) -> Facts {
     let workload = |last: &u8| Workload {
         metadata: metadata(&format!("web-{last}")),
         addresses: vec![IpAddr::from([10, 1, 0, *last])],
-        ports: Vec::new(),
         service_account: Some("web".to_owned()),
-        zone: String::new(),
         ready: true,
+        ..Workload::default()
     };
     let workloads = endpoints.iter().map(|last| Arc::new(Object::Workload(workload(last))));
     Facts::new(workloads.chain([Arc::new(Object::Service(service))]))
@@ -100,7 +99,7 @@ fn a_key_is_answered_once_and_again_when_it_changes() {
 
 #[test]
 fn what_is_held_is_answered_only_if_it_differs() {
-    let caller = Caller { namespace: "shop".into(), service_account: "client".into(), addresses: Vec::new() };
+    let caller = Caller { namespace: "shop".into(), service_account: "client".into(), name: String::new(), addresses: Vec::new() };
     let now = world(5, &[1]);
     let held = |key: &Key, hash: &[u8]| wire::Held { key: Some(wire_key(key)), hash: hash.to_vec().into() };
     let settings = now.value(&Key::Settings, &caller).hash;

@@ -1,0 +1,111 @@
+//! EndpointSlices to facts, read as kube-proxy reads them.
+
+use k8s_openapi::api::discovery::v1 as discovery;
+
+use crate::manifest::{Invalid, metadata, port};
+use crate::model::{EndpointSlice, EndpointState, Metadata, SliceEndpoint, WorkloadPort};
+
+/// The object as a fact; `None` for one that belongs to no Service or holds names instead of addresses.
+pub fn endpoint_slice(object: &discovery::EndpointSlice) -> Result<Option<EndpointSlice>, Invalid> {
+    let whole = metadata(&object.metadata, true)?;
+    let Some(service) = whole.labels.get(SERVICE_NAME).filter(|service| !service.is_empty()) else { return Ok(None) };
+    if !matches!(object.address_type.as_str(), "IPv4" | "IPv6") {
+        return Ok(None);
+    }
+    let service = service.clone();
+    let metadata = Metadata { namespace: whole.namespace, name: whole.name, ..Metadata::default() };
+    let mut ports = Vec::new();
+    for (index, written) in object.ports.iter().flatten().enumerate() {
+        let Some(number) = written.port else { continue };
+        if written.protocol.as_deref().is_some_and(|protocol| protocol != "TCP") {
+            continue;
+        }
+        let number = port(&format!("ports[{index}].port"), number)?;
+        ports.push(WorkloadPort { name: written.name.clone().unwrap_or_default(), port: number });
+    }
+    let endpoints = object.endpoints.iter().filter_map(|written| endpoint(written, &metadata.namespace)).collect();
+    Ok(Some(EndpointSlice { metadata, service, ports, endpoints }))
+}
+
+/// An endpoint nobody can dial is left out, so that it can't keep the others of its slice from being used.
+fn endpoint(written: &discovery::Endpoint, namespace: &str) -> Option<SliceEndpoint> {
+    let address = written.addresses.first()?.parse().ok()?;
+    let conditions = written.conditions.as_ref();
+    let ready = conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
+    let serving = conditions.and_then(|conditions| conditions.serving).unwrap_or(true);
+    let terminating = conditions.and_then(|conditions| conditions.terminating).unwrap_or(false);
+    let state = match (ready, serving && terminating) {
+        (true, _) => EndpointState::Ready,
+        (false, true) => EndpointState::Terminating,
+        (false, false) => EndpointState::Unusable,
+    };
+    let pod = written.target_ref.as_ref().filter(|target| {
+        target.kind.as_deref() == Some("Pod")
+            && target.namespace.as_deref().is_none_or(|other| other.is_empty() || other == namespace)
+    });
+    Some(SliceEndpoint {
+        address,
+        pod: pod.and_then(|pod| pod.name.clone()),
+        zone: written.zone.clone().unwrap_or_default(),
+        state,
+    })
+}
+
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slice(rest: &str) -> Result<Option<EndpointSlice>, Invalid> {
+        let text = format!(
+            "{{metadata: {{name: a-1, namespace: shop, labels: {{kubernetes.io/service-name: a}}}}, addressType: IPv4, {rest}}}"
+        );
+        endpoint_slice(&serde_yaml_ng::from_str(&text).unwrap())
+    }
+
+    #[test]
+    fn conditions_that_nobody_set_mean_ready() {
+        let conditions = [
+            ("{}", EndpointState::Ready),
+            ("{ready: true}", EndpointState::Ready),
+            ("{ready: true, serving: false, terminating: true}", EndpointState::Ready),
+            ("{ready: false}", EndpointState::Unusable),
+            ("{ready: false, terminating: true}", EndpointState::Terminating),
+            ("{ready: false, serving: true}", EndpointState::Unusable),
+            ("{ready: false, serving: true, terminating: true}", EndpointState::Terminating),
+            ("{ready: false, serving: false, terminating: true}", EndpointState::Unusable),
+        ];
+        for (written, expected) in conditions {
+            let found = slice(&format!("endpoints: [{{addresses: [10.0.0.1], conditions: {written}}}]"));
+            assert_eq!(found.unwrap().unwrap().endpoints[0].state, expected, "{written}");
+        }
+        let found = slice("endpoints: [{addresses: [10.0.0.1, 10.0.0.2]}, {addresses: []}, {addresses: [x]}]");
+        let endpoints = found.unwrap().unwrap().endpoints;
+        assert_eq!((endpoints.len(), endpoints[0].state), (1, EndpointState::Ready));
+    }
+
+    #[test]
+    fn only_tcp_ports_with_a_number() {
+        let found = slice("endpoints: [], ports: [{name: a, port: 80}, {name: a, port: 80, protocol: UDP}, {name: b}, {port: 81, protocol: TCP}]");
+        let ports: Vec<_> = found.unwrap().unwrap().ports.into_iter().map(|port| (port.name, port.port)).collect();
+        assert_eq!(ports, [("a".to_owned(), 80), (String::new(), 81)]);
+        assert!(slice("endpoints: [], ports: [{port: 65536}]").unwrap_err().to_string().contains("ports[0].port"));
+    }
+
+    #[test]
+    fn names_and_strays_are_nobodys_endpoints() {
+        let mut object: discovery::EndpointSlice =
+            serde_yaml_ng::from_str("{metadata: {name: a, namespace: b}, addressType: IPv4, endpoints: []}").unwrap();
+        assert_eq!(endpoint_slice(&object), Ok(None));
+        object.metadata.labels = Some([(SERVICE_NAME.to_owned(), "s".to_owned())].into());
+        assert_eq!(endpoint_slice(&object).unwrap().unwrap().service, "s");
+        object.address_type = "FQDN".to_owned();
+        assert_eq!(endpoint_slice(&object), Ok(None));
+        let found = slice(
+            "endpoints: [{addresses: [10.0.0.1], targetRef: {kind: Pod, name: p, namespace: shop}}, {addresses: [10.0.0.2], targetRef: {kind: Node, name: n}}, {addresses: [10.0.0.3], targetRef: {kind: Pod, name: p, namespace: other}}]",
+        );
+        let pods: Vec<_> = found.unwrap().unwrap().endpoints.into_iter().map(|endpoint| endpoint.pod).collect();
+        assert_eq!(pods, [Some("p".to_owned()), None, None]);
+    }
+}

@@ -1,0 +1,175 @@
+//! Pods to facts: what a proxy of its own and its peers' proxies must know of a pod, which is little of what it says.
+//!
+//! The names of our annotations are those of `proto::names`, which this package can't link; a test of the controller
+//! compares them.
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::manifest::{Invalid, metadata};
+use crate::model::{Origin, Workload, WorkloadPort};
+use crate::port_set::PortSet;
+
+/// Annotation of an injected pod.
+pub const PROXY_VERSION: &str = "meshctl.io/proxy-version";
+/// The sidecar's name.
+pub const PROXY_CONTAINER: &str = "mesh-proxy";
+/// Annotation: ports that carry bytes.
+pub const OPAQUE_PORTS: &str = "meshctl.io/opaque-ports";
+/// Annotation: ports that are not redirected to the proxy.
+pub const SKIP_INBOUND_PORTS: &str = "meshctl.io/skip-inbound-ports";
+
+/// The object as a fact.
+pub fn pod(object: &core::Pod) -> Result<Workload, Invalid> {
+    let metadata = metadata(&object.metadata, true)?;
+    let spec = object.spec.as_ref();
+    let host_network = spec.is_some_and(|spec| spec.host_network == Some(true));
+    let ports = |name| metadata.annotations.get(name).map(|text| PortSet::parse(text)).unwrap_or_default();
+    let (opaque_ports, skipped_ports) = (ports(OPAQUE_PORTS), ports(SKIP_INBOUND_PORTS));
+    let meshed = !host_network && has_proxy(object);
+    // What Kubernetes runs a pod as that names no account.
+    let account = || spec.and_then(|spec| spec.service_account_name.clone()).filter(|name| !name.is_empty());
+    Ok(Workload {
+        origin: Origin::Pod,
+        addresses: addresses(object),
+        ports: spec.map(container_ports).unwrap_or_default(),
+        service_account: meshed.then(|| account().unwrap_or_else(|| "default".to_owned())),
+        owner: owner(&object.metadata),
+        zone: String::new(),
+        node: spec.and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
+        host_network,
+        ready: metadata_says_it_stays(&object.metadata),
+        opaque_ports,
+        skipped_ports,
+        metadata,
+    })
+}
+
+fn metadata_says_it_stays(object: &ObjectMeta) -> bool {
+    object.deletion_timestamp.is_none()
+}
+
+/// Whether our sidecar runs in it: the injector says so, or there it is.
+fn has_proxy(object: &core::Pod) -> bool {
+    let annotated = object.metadata.annotations.iter().flatten().any(|(name, _)| name == PROXY_VERSION);
+    let spec = object.spec.as_ref();
+    let mut containers = spec.into_iter().flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
+    annotated || containers.any(|container| container.name == PROXY_CONTAINER)
+}
+
+fn addresses(object: &core::Pod) -> Vec<IpAddr> {
+    let status = object.status.as_ref();
+    let all = status.and_then(|status| status.pod_ips.as_ref()).into_iter().flatten().map(|one| one.ip.as_str());
+    let first = status.and_then(|status| status.pod_ip.as_deref());
+    let mut addresses: Vec<IpAddr> = all.chain(first).filter_map(|text| text.parse().ok()).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+/// TCP ports of the containers and of the user's sidecars; our own are nobody's to dial.
+fn container_ports(spec: &core::PodSpec) -> Vec<WorkloadPort> {
+    let sidecars = spec.init_containers.iter().flatten();
+    let sidecars = sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    let containers = spec.containers.iter().chain(sidecars).filter(|container| container.name != PROXY_CONTAINER);
+    let written = containers.flat_map(|container| container.ports.iter().flatten());
+    let tcp = written.filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"));
+    tcp.filter_map(|port| {
+        let number = u16::try_from(port.container_port).ok().filter(|number| *number != 0)?;
+        Some(WorkloadPort { name: port.name.clone().unwrap_or_default(), port: number })
+    })
+    .collect()
+}
+
+/// What people call the workload: the Deployment rather than its ReplicaSet, the CronJob rather than each Job, so that
+/// labels of metrics don't grow with every rollout.
+fn owner(object: &ObjectMeta) -> String {
+    let controller = object.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+    let Some(owner) = controller else { return String::new() };
+    let hash = object.labels.as_ref().and_then(|labels| labels.get("pod-template-hash"));
+    let shorter = match (owner.kind.as_str(), hash) {
+        ("ReplicaSet", Some(hash)) => owner.name.strip_suffix(hash.as_str()).and_then(|name| name.strip_suffix('-')),
+        ("Job", _) => owner.name.rsplit_once('-').and_then(|(name, minute)| is_minute(minute).then_some(name)),
+        _ => None,
+    };
+    shorter.filter(|name| !name.is_empty()).unwrap_or(&owner.name).to_owned()
+}
+
+/// A CronJob names its Jobs by the minute they were due, counted since 1970.
+fn is_minute(text: &str) -> bool {
+    text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Workload {
+        pod(&serde_yaml_ng::from_str(text).unwrap()).unwrap()
+    }
+
+    const MESHED: &str = r"
+metadata:
+  name: cart-7f9c-x
+  namespace: shop
+  creationTimestamp: '2026-01-01T00:00:00Z'
+  labels: {app: cart, pod-template-hash: 7f9c}
+  annotations: {meshctl.io/proxy-version: 0.1.0, meshctl.io/opaque-ports: '3306', meshctl.io/skip-inbound-ports: 9000-9001, other: large}
+  ownerReferences: [{apiVersion: apps/v1, kind: ReplicaSet, name: cart-7f9c, uid: u, controller: true}]
+  managedFields: [{manager: kubelet}]
+spec:
+  serviceAccountName: cart
+  nodeName: node-1
+  initContainers:
+  - {name: setup, image: i, ports: [{containerPort: 1}]}
+  - {name: mesh-proxy, image: i, restartPolicy: Always, ports: [{containerPort: 15020, name: health}]}
+  - {name: helper, image: i, restartPolicy: Always, ports: [{containerPort: 81, name: side}]}
+  containers:
+  - {name: cart, image: i, ports: [{containerPort: 8080, name: http}, {containerPort: 53, protocol: UDP}]}
+status: {phase: Running, podIP: 10.1.0.2, podIPs: [{ip: 10.1.0.2}, {ip: 'fd00::2'}]}
+";
+
+    #[test]
+    fn a_pod_keeps_what_somebody_reads() {
+        let pod = read(MESHED);
+        assert_eq!(pod.service_account.as_deref(), Some("cart"));
+        assert_eq!((pod.owner.as_str(), pod.node.as_str(), pod.ready), ("cart", "node-1", true));
+        assert_eq!(pod.addresses, ["10.1.0.2".parse::<IpAddr>().unwrap(), "fd00::2".parse().unwrap()]);
+        let ports: Vec<_> = pod.ports.iter().map(|port| (port.name.as_str(), port.port)).collect();
+        assert_eq!(ports, [("http", 8080), ("side", 81)]);
+        assert!(pod.opaque_ports.contains(3306) && pod.skipped_ports.contains(9001));
+        assert!(!pod.metadata.annotations.contains_key("other"));
+    }
+
+    #[test]
+    fn who_has_a_proxy() {
+        let plain = MESHED.replace("meshctl.io/proxy-version: 0.1.0, ", "");
+        assert_eq!(read(&plain).service_account.as_deref(), Some("cart"), "by its container");
+        let without = plain.replace("name: mesh-proxy", "name: another");
+        assert_eq!(read(&without).service_account, None);
+        let host = MESHED.replace("nodeName: node-1", "hostNetwork: true");
+        assert_eq!((read(&host).service_account, read(&host).host_network), (None, true));
+        let nameless = MESHED.replace("serviceAccountName: cart", "restartPolicy: Always");
+        assert_eq!(read(&nameless).service_account.as_deref(), Some("default"));
+    }
+
+    #[test]
+    fn names_that_stay_from_rollout_to_rollout() {
+        let owned = |kind: &str, name: &str| {
+            let text = format!(
+                "metadata: {{name: p, namespace: n, labels: {{pod-template-hash: abc}}, ownerReferences: [{{apiVersion: v1, kind: {kind}, name: {name}, uid: u, controller: true}}]}}"
+            );
+            read(&text).owner
+        };
+        assert_eq!(owned("ReplicaSet", "web-abc"), "web");
+        assert_eq!(owned("ReplicaSet", "web-other"), "web-other");
+        assert_eq!(owned("StatefulSet", "db"), "db");
+        assert_eq!(owned("Job", "backup-29384756"), "backup");
+        assert_eq!(owned("Job", "backup-once"), "backup-once");
+        assert_eq!(read("metadata: {name: p}").owner, "");
+        assert!(read("metadata: {name: p}").addresses.is_empty());
+        assert!(!read("metadata: {name: p, deletionTimestamp: '2026-01-01T00:00:00Z'}").ready);
+    }
+}

@@ -1,0 +1,196 @@
+//! The Kubernetes source: watches of what the mesh reads, to facts.
+//!
+//! ```text
+//!   watch pods ───────┐
+//!   watch services ───┤
+//!   watch slices ─────┼─► Inventory ─► (25 ms of others' changes) ─► Facts ─► Hub
+//!   watch nodes … ────┤   newest of each
+//!   watch routes ─────┘
+//! ```
+//!
+//! - [`watch`]: one kind: list, watch, and what to do when either fails or falls silent.
+//! - [`inventory`]: the objects as last heard, how far each watch has come, and when it last spoke. Pure.
+//!
+//! Objects are trimmed to facts as they arrive; an event that changes nothing we keep changes no facts. Kinds that may be
+//! missing (Gateway API, our own) count as empty until their definition is there. Without an API server the last picture
+//! stays, and its age grows.
+//!
+//! A watch's position is the resource version: replicas that read the same API are comparable by it (Kubernetes promises
+//! their order since 1.35, and etcd has always given it).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use controller_runtime::health::Readiness;
+use crd::model::Object;
+use crd::{ExternalWorkload, GatewayRoute};
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{Api, ApiResource, DynamicObject};
+use kube::core::PartialObjectMeta;
+use kube::{Client, Resource};
+use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+
+use crate::hub::Hub;
+use crate::metrics::{KindLabels, Metrics, WatchLabels};
+
+pub mod inventory;
+pub mod watch;
+
+use inventory::Inventory;
+use watch::{Converted, Selection, Watch};
+
+/// What the watches share.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared {
+    pub(crate) inventory: Arc<Mutex<Inventory>>,
+    pub(crate) changed: Arc<Notify>,
+    pub(crate) hub: Hub,
+    pub(crate) metrics: Metrics,
+}
+
+/// Follows the cluster until the process ends.
+pub async fn follow(client: Client, hub: Hub, readiness: Readiness, metrics: Metrics) {
+    let inventory = Arc::new(Mutex::new(Inventory::new(Instant::now())));
+    let shared = Shared { inventory, changed: Arc::default(), hub, metrics };
+    readiness.wait_for(CONDITION, "the API server has not answered yet");
+    // Dropped with this future, which ends them.
+    let mut watches = tokio::task::JoinSet::new();
+    for watch in watches_of(&client) {
+        watches.spawn(watch.run(shared.clone()));
+    }
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shared.changed.notified() => {
+                let started = Instant::now();
+                sleep(COALESCE).await;
+                publish(&shared);
+                // Where making facts takes long, at least as much time is left for telling them.
+                sleep((started.elapsed() - COALESCE).min(LONGEST_PAUSE)).await;
+            }
+            _ = ticks.tick() => {}
+        }
+        report(&shared, &readiness);
+    }
+}
+
+fn publish(shared: &Shared) {
+    let (news, reached) = {
+        let mut inventory = shared.inventory.lock();
+        (inventory.take_news(), inventory.reached())
+    };
+    if let Some(news) = news {
+        for (kind, count) in &news.counts {
+            shared.metrics.facts.get_or_create(&KindLabels { kind }).set(i64::try_from(*count).unwrap_or(i64::MAX));
+        }
+        let facts = resolve::Facts::new(news.objects);
+        shared.metrics.objects.set(i64::try_from(facts.len()).unwrap_or(i64::MAX));
+        shared.metrics.changes.inc();
+        tracing::debug!(objects = facts.len(), progress = %news.progress, "facts in force");
+        if news.begun_anew {
+            tracing::warn!(progress = %news.progress, "the API server's storage is older than before: its backup is believed");
+            shared.hub.restart(facts, news.progress);
+        } else {
+            shared.hub.publish(facts, news.progress);
+        }
+    }
+    shared.hub.reach(&reached);
+}
+
+fn report(shared: &Shared, readiness: &Readiness) {
+    let now = Instant::now();
+    let inventory = shared.inventory.lock();
+    shared.hub.live(inventory.oldest_heard());
+    shared.metrics.source_age.set(shared.hub.age(now).as_secs_f64());
+    for (watch, heard) in inventory.heard() {
+        let age = now.saturating_duration_since(heard).as_secs_f64();
+        shared.metrics.watch_age.get_or_create(&WatchLabels { watch }).set(age);
+    }
+    match inventory.missing() {
+        Some(missing) => readiness.wait_for(CONDITION, missing),
+        None => readiness.met(CONDITION),
+    }
+}
+
+type Running = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A watch of some kind, without the kind.
+struct AnyWatch(Box<dyn FnOnce(Shared) -> Running + Send>);
+
+impl AnyWatch {
+    fn new<K>(watch: Watch<K>) -> Self
+    where
+        K: Resource + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static,
+    {
+        Self(Box::new(move |shared| Box::pin(watch.run(shared))))
+    }
+
+    async fn run(self, shared: Shared) {
+        (self.0)(shared).await;
+    }
+}
+
+/// Everything the mesh reads.
+fn watches_of(client: &Client) -> Vec<AnyWatch> {
+    let all = Selection::default();
+    let running = Selection { fields: Some("status.phase!=Succeeded,status.phase!=Failed") };
+    vec![
+        AnyWatch::new(Watch::required("nodes", Api::all(client.clone()), all, node)),
+        AnyWatch::new(Watch::required("namespaces", Api::all(client.clone()), all, namespace)),
+        AnyWatch::new(Watch::required("services", Api::all(client.clone()), all, service)),
+        AnyWatch::new(Watch::required("pods", Api::all(client.clone()), running, pod)),
+        AnyWatch::new(Watch::required("endpointslices", Api::all(client.clone()), all, endpoint_slice)),
+        AnyWatch::new(Watch::optional("httproutes", dynamic::<GatewayRoute>(client), all, http_route)),
+        AnyWatch::new(Watch::optional("externalworkloads", dynamic::<ExternalWorkload>(client), all, external_workload)),
+    ]
+}
+
+/// Objects of kinds that are not Kubernetes' own are read one by one: one that a newer definition lets in and our types
+/// don't must not take the others with it.
+fn dynamic<K: Resource<DynamicType = ()>>(client: &Client) -> Api<DynamicObject> {
+    Api::all_with(client.clone(), &ApiResource::erase::<K>(&()))
+}
+
+fn node(object: &PartialObjectMeta<core::Node>) -> Converted {
+    Ok(Some(Object::Node(crd::service::node(&object.metadata).map_err(|invalid| invalid.to_string())?)))
+}
+
+fn namespace(object: &PartialObjectMeta<core::Namespace>) -> Converted {
+    let namespace = crd::service::namespace_metadata(&object.metadata);
+    namespace.map(|it| Some(Object::Namespace(it))).map_err(|invalid| invalid.to_string())
+}
+
+fn service(object: &core::Service) -> Converted {
+    crd::service::service(object).map(|it| Some(Object::Service(it))).map_err(|invalid| invalid.to_string())
+}
+
+fn pod(object: &core::Pod) -> Converted {
+    crd::pod::pod(object).map(|it| Some(Object::Workload(it))).map_err(|invalid| invalid.to_string())
+}
+
+fn endpoint_slice(object: &EndpointSlice) -> Converted {
+    let slice = crd::endpoint_slice::endpoint_slice(object).map_err(|invalid| invalid.to_string())?;
+    Ok(slice.map(Object::EndpointSlice))
+}
+
+fn http_route(object: &DynamicObject) -> Converted {
+    let route: GatewayRoute = object.clone().try_parse().map_err(|error| error.to_string())?;
+    crd::route::http_route(&route).map(|it| Some(Object::HttpRoute(it))).map_err(|invalid| invalid.to_string())
+}
+
+fn external_workload(object: &DynamicObject) -> Converted {
+    let workload: ExternalWorkload = object.clone().try_parse().map_err(|error| error.to_string())?;
+    let workload = crd::external_workload::workload(&workload).map_err(|invalid| invalid.to_string())?;
+    Ok(Some(Object::Workload(workload)))
+}
+
+const CONDITION: &str = "kubernetes";
+/// What changes together (a rollout's pods and slices) is told together.
+const COALESCE: Duration = Duration::from_millis(25);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+const TICK: Duration = Duration::from_secs(1);

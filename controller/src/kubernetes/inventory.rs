@@ -1,0 +1,214 @@
+//! [`Inventory`]: what the watches have brought so far, pure.
+//!
+//! Each watch has two positions: that of the last change of what we keep, and the furthest one at which that is known to
+//! hold still (bookmarks, events about what we don't keep). See [`World`](crate::world::World) for what they are for.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crd::model::Object;
+use tokio::time::Instant;
+
+use crate::progress::Progress;
+
+/// Namespace and name of an object.
+pub type Name = (String, String);
+
+/// Everything read, by watch.
+#[derive(Debug)]
+pub struct Inventory {
+    watches: BTreeMap<&'static str, Watched>,
+    started: Instant,
+    changed: bool,
+    begun_anew: bool,
+}
+
+#[derive(Debug)]
+struct Watched {
+    required: bool,
+    objects: HashMap<Name, Arc<Object>>,
+    /// Position of the last change, and the furthest known; none before the first list.
+    positions: Option<(u64, u64)>,
+    /// Whether what there is has been read, be it nothing.
+    known: bool,
+    heard: Option<Instant>,
+    problem: Option<String>,
+}
+
+/// Facts to be put in force.
+#[derive(Debug)]
+pub struct News {
+    /// Everything there is.
+    pub objects: Vec<Arc<Object>>,
+    /// How many objects each watch has.
+    pub counts: Vec<(&'static str, usize)>,
+    /// Where each watch last changed.
+    pub progress: Progress,
+    /// The API's storage is another than before: positions are not comparable with earlier ones.
+    pub begun_anew: bool,
+}
+
+impl Inventory {
+    /// Nothing read yet.
+    pub fn new(now: Instant) -> Self {
+        Self { watches: BTreeMap::new(), started: now, changed: false, begun_anew: false }
+    }
+
+    /// A watch begins; readiness waits for those that are `required` only to answer at all, and for all others as well,
+    /// be it that their kind does not exist.
+    pub fn register(&mut self, watch: &'static str, required: bool) {
+        let watched = Watched {
+            required,
+            objects: HashMap::new(),
+            positions: None,
+            known: false,
+            heard: None,
+            problem: None,
+        };
+        self.watches.insert(watch, watched);
+    }
+
+    /// Everything there is, as of `position`. Returns whether anything is new.
+    pub fn listed(
+        &mut self,
+        watch: &'static str,
+        objects: HashMap<Name, Arc<Object>>,
+        position: u64,
+        now: Instant,
+    ) -> bool {
+        let Some(watched) = self.watches.get_mut(watch) else { return false };
+        watched.hear(now);
+        let went_back = watched.positions.is_some_and(|(_, reached)| position < reached);
+        let changed = went_back || !watched.known || watched.objects != objects;
+        watched.known = true;
+        let floor = watched.positions.map_or(position, |(floor, _)| if changed { position } else { floor });
+        watched.positions = Some((floor, position));
+        if changed {
+            watched.objects = objects;
+        }
+        self.changed |= changed;
+        self.begun_anew |= went_back;
+        changed
+    }
+
+    /// One object is new or another than before; `None`: it is gone, or nothing we keep. Returns whether anything is new.
+    pub fn applied(
+        &mut self,
+        watch: &'static str,
+        name: Name,
+        object: Option<Object>,
+        position: u64,
+        now: Instant,
+    ) -> bool {
+        let Some(watched) = self.watches.get_mut(watch) else { return false };
+        watched.hear(now);
+        let changed = match object {
+            Some(object) if watched.objects.get(&name).is_some_and(|before| **before == object) => false,
+            Some(object) => {
+                watched.objects.insert(name, Arc::new(object));
+                true
+            }
+            None => watched.objects.remove(&name).is_some(),
+        };
+        let (floor, reached) = watched.positions.unwrap_or_default();
+        watched.positions = Some((if changed { floor.max(position) } else { floor }, reached.max(position)));
+        self.changed |= changed;
+        changed
+    }
+
+    /// The watch is at `position`, and nothing we were not told has happened before it.
+    pub fn reached_by(&mut self, watch: &'static str, position: u64, now: Instant) {
+        let Some(watched) = self.watches.get_mut(watch) else { return };
+        watched.hear(now);
+        if let Some((_, reached)) = &mut watched.positions {
+            *reached = (*reached).max(position);
+        }
+    }
+
+    /// The API server spoke about the watch.
+    pub fn heard_of(&mut self, watch: &'static str, now: Instant) {
+        if let Some(watched) = self.watches.get_mut(watch) {
+            watched.hear(now);
+        }
+    }
+
+    /// There is no such kind. Returns whether anything is new.
+    pub fn absent(&mut self, watch: &'static str, now: Instant) -> bool {
+        let Some(watched) = self.watches.get_mut(watch) else { return false };
+        watched.hear(now);
+        let changed = !watched.known || !watched.objects.is_empty();
+        watched.known = true;
+        watched.objects.clear();
+        watched.positions = None;
+        self.changed |= changed;
+        changed
+    }
+
+    /// The watch does not work, for the reason given.
+    pub fn failed(&mut self, watch: &'static str, problem: String) {
+        if let Some(watched) = self.watches.get_mut(watch) {
+            watched.problem = Some(problem);
+        }
+    }
+
+    /// Changed facts, once every watch knows what there is.
+    pub fn take_news(&mut self) -> Option<News> {
+        if !self.changed || self.watches.values().any(|watched| !watched.known) {
+            return None;
+        }
+        self.changed = false;
+        Some(News {
+            objects: self.watches.values().flat_map(|watched| watched.objects.values().cloned()).collect(),
+            counts: self.watches.iter().map(|(watch, watched)| (*watch, watched.objects.len())).collect(),
+            progress: self.progress(|(floor, _)| floor),
+            begun_anew: std::mem::take(&mut self.begun_anew),
+        })
+    }
+
+    /// How far each watch has come; empty while there is news, which must be in force first.
+    pub fn reached(&self) -> Progress {
+        if self.changed { Progress::default() } else { self.progress(|(_, reached)| reached) }
+    }
+
+    /// How far one watch has come.
+    pub fn position(&self, watch: &str) -> Option<u64> {
+        self.watches.get(watch).and_then(|watched| watched.positions).map(|(_, reached)| reached)
+    }
+
+    /// When the watch that has been silent longest was heard.
+    pub fn oldest_heard(&self) -> Instant {
+        self.heard().map(|(_, heard)| heard).min().unwrap_or(self.started)
+    }
+
+    /// When each watch was last heard.
+    pub fn heard(&self) -> impl Iterator<Item = (&'static str, Instant)> {
+        self.watches.iter().map(|(watch, watched)| (*watch, watched.heard.unwrap_or(self.started)))
+    }
+
+    /// Why there are no facts yet.
+    pub fn missing(&self) -> Option<String> {
+        let unknown: Vec<_> = self.watches.iter().filter(|(_, watched)| !watched.known).collect();
+        let reasons = unknown.iter().map(|(watch, watched)| match &watched.problem {
+            Some(problem) => format!("{watch}: {problem}"),
+            None => format!("{watch} are being read"),
+        });
+        (!unknown.is_empty()).then(|| reasons.collect::<Vec<_>>().join("; "))
+    }
+
+    fn progress(&self, position: impl Fn((u64, u64)) -> u64) -> Progress {
+        let mut progress = Progress::default();
+        for (watch, watched) in &self.watches {
+            if let Some(positions) = watched.positions {
+                progress.advance(&Progress::of(watch, position(positions)));
+            }
+        }
+        progress
+    }
+}
+
+impl Watched {
+    fn hear(&mut self, now: Instant) {
+        self.heard = Some(now);
+        self.problem = None;
+    }
+}

@@ -1,0 +1,307 @@
+//! One kind, listed and watched.
+//!
+//! Lists are consistent reads in pages, so a picture never goes back but when the API's storage does. Watches are short
+//! (20 s): the API server ends each with a bookmark, so a quiet kind's position and age stay as fresh as a busy one's, and
+//! a watch that is silent for longer than it may last is dead: then everything is listed anew. So it is when the API
+//! server has forgotten where we were, and when a proxy has seen more than we have.
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use controller_runtime::kubernetes::{describe, is_not_found};
+use crd::model::Object;
+use kube::api::{Api, ListParams, WatchEvent, WatchParams};
+use kube::core::Status;
+use kube::{Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_stream::StreamExt;
+
+use crate::kubernetes::Shared;
+use crate::kubernetes::inventory::Name;
+use crate::metrics::{RestartLabels, WatchLabels};
+
+/// An object as a fact; `None` for one that is none of the mesh's; or what is wrong with it.
+pub(crate) type Converted = Result<Option<Object>, String>;
+
+/// Which objects of the kind.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Selection {
+    /// By their fields, as the API server does it.
+    pub(crate) fields: Option<&'static str>,
+}
+
+/// A kind to be watched.
+pub(crate) struct Watch<K> {
+    name: &'static str,
+    required: bool,
+    api: Api<K>,
+    selection: Selection,
+    convert: fn(&K) -> Converted,
+}
+
+/// Why a watch or a list ended.
+#[derive(Debug)]
+enum Ended {
+    /// As it should.
+    OnTime,
+    /// What we have can't be continued, for the reason given.
+    Stale(&'static str),
+    /// The kind does not exist.
+    Absent,
+    /// In words.
+    Failed(String),
+}
+
+impl<K> Watch<K>
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    /// A kind every cluster has.
+    pub(crate) fn required(
+        name: &'static str,
+        api: Api<K>,
+        selection: Selection,
+        convert: fn(&K) -> Converted,
+    ) -> Self {
+        Self { name, required: true, api, selection, convert }
+    }
+
+    /// A kind whose definition may be missing.
+    pub(crate) fn optional(
+        name: &'static str,
+        api: Api<K>,
+        selection: Selection,
+        convert: fn(&K) -> Converted,
+    ) -> Self {
+        Self { name, required: false, api, selection, convert }
+    }
+
+    /// Lists and watches; never returns.
+    pub(crate) async fn run(self, shared: Shared) {
+        shared.inventory.lock().register(self.name, self.required);
+        let mut trouble = Trouble::default();
+        let mut version: Option<String> = None;
+        let mut listed_at = None;
+        loop {
+            let ended = match &version {
+                None => match self.list(&shared).await {
+                    Ok(at) => {
+                        trouble.over(self.name);
+                        listed_at = Some(Instant::now());
+                        version = Some(at);
+                        continue;
+                    }
+                    Err(ended) => ended,
+                },
+                Some(_) => self.watch(&shared, &mut version, listed_at).await,
+            };
+            match ended {
+                Ended::OnTime => trouble.over(self.name),
+                Ended::Stale(reason) => {
+                    let labels = RestartLabels { watch: self.name, reason };
+                    shared.metrics.watch_restarts.get_or_create(&labels).inc();
+                    tracing::info!(watch = self.name, reason, "listing anew");
+                    version = None;
+                    sleep(trouble.pause()).await;
+                }
+                Ended::Absent if !self.required => {
+                    version = None;
+                    if shared.inventory.lock().absent(self.name, Instant::now()) {
+                        tracing::info!(kind = self.name, "the cluster has no such kind; looking for it again and again");
+                        shared.changed.notify_one();
+                    }
+                    sleep(ABSENT_PAUSE).await;
+                }
+                Ended::Absent => self.note(&shared, &mut trouble, "the API server has no such kind".to_owned()).await,
+                Ended::Failed(problem) => self.note(&shared, &mut trouble, problem).await,
+            }
+        }
+    }
+
+    async fn note(&self, shared: &Shared, trouble: &mut Trouble, problem: String) {
+        if !std::mem::replace(&mut trouble.told, true) {
+            tracing::warn!(watch = self.name, problem, "cannot be read; what was read before stays");
+        }
+        shared.inventory.lock().failed(self.name, problem);
+        sleep(trouble.pause()).await;
+    }
+
+    /// Reads everything there is; returns the version to go on from.
+    async fn list(&self, shared: &Shared) -> Result<String, Ended> {
+        let mut objects = HashMap::new();
+        let mut parameters = ListParams { field_selector: self.fields(), ..ListParams::default() }.limit(PAGE);
+        loop {
+            let page = timeout(LIST_TIMEOUT, self.api.list(&parameters)).await;
+            let page = page.map_err(|_| Ended::Failed("the API server took too long to list".to_owned()))?;
+            let page = page.map_err(|error| self.why(&error))?;
+            for object in &page.items {
+                let (name, found) = self.read(object, shared);
+                if let Some(found) = found {
+                    objects.insert(name, Arc::new(found));
+                }
+            }
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => parameters.continue_token = Some(token),
+                None => {
+                    let version = page.metadata.resource_version.unwrap_or_default();
+                    if shared.inventory.lock().listed(self.name, objects, position(&version), Instant::now()) {
+                        tracing::debug!(watch = self.name, version, "listed");
+                    }
+                    shared.changed.notify_one();
+                    return Ok(version);
+                }
+            }
+        }
+    }
+
+    /// Watches for once.
+    async fn watch(&self, shared: &Shared, version: &mut Option<String>, listed_at: Option<Instant>) -> Ended {
+        let from = version.clone().unwrap_or_default();
+        let parameters = WatchParams { field_selector: self.fields(), ..WatchParams::default() }.timeout(WATCH_SECONDS);
+        let events = match timeout(PATIENCE, self.api.watch(&parameters, &from)).await {
+            Ok(Ok(events)) => events,
+            Ok(Err(error)) => return self.why(&error),
+            Err(_) => return Ended::Failed("the API server took too long to answer".to_owned()),
+        };
+        tokio::pin!(events);
+        let deadline = sleep(Duration::from_secs(WATCH_SECONDS.into()) + PATIENCE);
+        tokio::pin!(deadline);
+        shared.inventory.lock().heard_of(self.name, Instant::now());
+        let mut wanted = shared.hub.wanted();
+        wanted.mark_changed();
+        loop {
+            tokio::select! {
+                event = events.next() => match event {
+                    None => return Ended::OnTime,
+                    Some(Ok(event)) => {
+                        if let Err(ended) = self.take(shared, event, version) {
+                            return ended;
+                        }
+                    }
+                    Some(Err(error)) => return self.why(&error),
+                },
+                Ok(()) = wanted.changed() => {
+                    let wanted = wanted.borrow_and_update().positions().get(self.name).copied();
+                    let behind = wanted > shared.inventory.lock().position(self.name);
+                    if behind && listed_at.is_none_or(|at| at.elapsed() >= BETWEEN_LISTS) {
+                        return Ended::Stale("behind");
+                    }
+                }
+                () = &mut deadline => return Ended::Stale("silent"),
+            }
+        }
+    }
+
+    fn take(&self, shared: &Shared, event: WatchEvent<K>, version: &mut Option<String>) -> Result<(), Ended> {
+        let now = Instant::now();
+        match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                let (name, found) = self.read(&object, shared);
+                self.apply(shared, name, found, object.meta().resource_version.clone(), version);
+            }
+            WatchEvent::Deleted(object) => {
+                self.apply(shared, name_of(&object), None, object.meta().resource_version.clone(), version);
+            }
+            WatchEvent::Bookmark(bookmark) => {
+                let at = bookmark.metadata.resource_version;
+                shared.inventory.lock().reached_by(self.name, position(&at), now);
+                *version = Some(at);
+                shared.changed.notify_one();
+            }
+            WatchEvent::Error(status) => return Err(ended_by(&status)),
+        }
+        Ok(())
+    }
+
+    fn apply(
+        &self,
+        shared: &Shared,
+        name: Name,
+        found: Option<Object>,
+        at: Option<String>,
+        version: &mut Option<String>,
+    ) {
+        let at = at.unwrap_or_default();
+        if shared.inventory.lock().applied(self.name, name, found, position(&at), Instant::now()) {
+            shared.changed.notify_one();
+        }
+        if !at.is_empty() {
+            *version = Some(at);
+        }
+    }
+
+    fn read(&self, object: &K, shared: &Shared) -> (Name, Option<Object>) {
+        let name = name_of(object);
+        let found = (self.convert)(object).unwrap_or_else(|problem| {
+            shared.metrics.unusable.get_or_create(&WatchLabels { watch: self.name }).inc();
+            tracing::warn!(kind = self.name, namespace = name.0, name = name.1, problem, "not in force");
+            None
+        });
+        (name, found)
+    }
+
+    fn fields(&self) -> Option<String> {
+        self.selection.fields.map(str::to_owned)
+    }
+
+    fn why(&self, error: &kube::Error) -> Ended {
+        match error {
+            error if is_not_found(error) => Ended::Absent,
+            kube::Error::Api(status) => ended_by(status),
+            error => Ended::Failed(describe(error)),
+        }
+    }
+}
+
+fn ended_by(status: &Status) -> Ended {
+    match status.code {
+        404 => Ended::Absent,
+        410 => Ended::Stale("expired"),
+        _ => Ended::Failed(describe(&kube::Error::Api(Box::new(status.clone())))),
+    }
+}
+
+fn name_of<K: Resource>(object: &K) -> Name {
+    (object.namespace().unwrap_or_default(), object.name_any())
+}
+
+/// A version that is no number says nothing: then replicas are not comparable.
+fn position(version: &str) -> u64 {
+    version.parse().unwrap_or(0)
+}
+
+/// What went wrong lately.
+#[derive(Debug, Default)]
+struct Trouble {
+    failures: u32,
+    told: bool,
+}
+
+impl Trouble {
+    fn over(&mut self, watch: &str) {
+        if self.told {
+            tracing::info!(watch, "can be read again");
+        }
+        *self = Self::default();
+    }
+
+    /// Up to 100, 200, 400 … 3200 ms, at least half of it.
+    fn pause(&mut self) -> Duration {
+        let longest = FIRST_PAUSE.saturating_mul(1 << self.failures.min(5));
+        self.failures += 1;
+        longest.mul_f64(0.5 + 0.5 * rand::random::<f64>())
+    }
+}
+
+const WATCH_SECONDS: u32 = 20;
+const PATIENCE: Duration = Duration::from_secs(5);
+const LIST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Objects per page of a list: a few megabytes of pods.
+const PAGE: u32 = 500;
+const ABSENT_PAUSE: Duration = Duration::from_millis(900);
+/// A forged mark must not make us list all day.
+const BETWEEN_LISTS: Duration = Duration::from_secs(10);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
