@@ -37,9 +37,9 @@ pub enum Command {
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
     /// Directory with the mesh's manifests (*.yaml, *.yml, *.json): Namespace, Service, HTTPRoute, ExternalWorkload.
-    /// Changes take effect within a second; `mesh-controller check DIRECTORY` says beforehand whether they would.
-    // Required here and below, but not for subcommands.
-    #[arg(long, env = "MESH_DIRECTORY", required = true)]
+    /// Changes take effect within a second; `mesh-controller check DIRECTORY` says beforehand whether they would
+    /// [default: what the Kubernetes API has, by KUBECONFIG or the pod's service account].
+    #[arg(long, env = "MESH_DIRECTORY")]
     pub directory: Option<PathBuf>,
     /// Where proxies connect to, with mesh TLS.
     #[arg(long, default_value_t = SocketAddr::from(([0, 0, 0, 0], names::CONTROLLER_PORT)), value_name = "ADDRESS:PORT")]
@@ -65,6 +65,7 @@ pub struct ServeArgs {
     #[arg(long, default_value = "mesh-identity:8444", value_name = "HOST:PORT")]
     pub identity: Vec<String>,
     /// File with the token that proves to mesh-identity who we are; read anew for every certificate.
+    // Required, but not for subcommands.
     #[arg(long, value_name = "FILE", required = true)]
     pub token_file: Option<PathBuf>,
     /// File with the trust bundle (PEM); followed as it changes, and handed on to proxies [default: the ConfigMap
@@ -109,7 +110,9 @@ mod tests {
         let cli = Cli::try_parse_from(["mesh-controller", "check", "d"]).unwrap();
         assert!(cli.command.is_some());
         let message = Cli::try_parse_from(["mesh-controller"]).unwrap_err().to_string();
-        assert!(message.contains("--directory"), "{message}");
+        assert!(message.contains("--token-file"), "{message}");
+        let cluster = Cli::try_parse_from(["mesh-controller", "--token-file", "t"]).unwrap().serve;
+        assert!(cluster.directory.is_none() && cluster.bundle_file.is_none());
         let bad = [&line[..], &["--cluster-network", "10.0.0.0"]].concat();
         assert!(Cli::try_parse_from(bad).unwrap_err().to_string().contains("--cluster-network"));
     }

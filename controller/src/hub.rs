@@ -1,4 +1,5 @@
-//! The newest [`World`], for every stream to watch, and when its sources were last known to be live.
+//! The newest [`World`], for every stream to watch, and when its sources were last known to be live; and for the sources,
+//! how far proxies have seen.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,7 +77,8 @@ impl Hub {
     /// A proxy has seen facts up to here: sources that can tell whether they are behind should find out.
     pub fn want(&self, mark: &Progress) {
         self.shared.wanted.send_if_modified(|wanted| {
-            let further = wanted.is_behind(mark) || mark.positions().keys().any(|key| !wanted.positions().contains_key(key));
+            let further =
+                wanted.is_behind(mark) || mark.positions().keys().any(|key| !wanted.positions().contains_key(key));
             wanted.advance(mark);
             further
         });

@@ -60,7 +60,8 @@ pub async fn follow(client: Client, hub: Hub, readiness: Readiness, metrics: Met
     // Dropped with this future, which ends them.
     let mut watches = tokio::task::JoinSet::new();
     for watch in watches_of(&client) {
-        watches.spawn(watch.run(shared.clone()));
+        shared.inventory.lock().register(watch.name);
+        watches.spawn((watch.run)(shared.clone()));
     }
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -71,7 +72,7 @@ pub async fn follow(client: Client, hub: Hub, readiness: Readiness, metrics: Met
                 sleep(COALESCE).await;
                 publish(&shared);
                 // Where making facts takes long, at least as much time is left for telling them.
-                sleep((started.elapsed() - COALESCE).min(LONGEST_PAUSE)).await;
+                sleep(started.elapsed().saturating_sub(COALESCE).min(LONGEST_PAUSE)).await;
             }
             _ = ticks.tick() => {}
         }
@@ -120,18 +121,17 @@ fn report(shared: &Shared, readiness: &Readiness) {
 type Running = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A watch of some kind, without the kind.
-struct AnyWatch(Box<dyn FnOnce(Shared) -> Running + Send>);
+struct AnyWatch {
+    name: &'static str,
+    run: Box<dyn FnOnce(Shared) -> Running + Send>,
+}
 
 impl AnyWatch {
     fn new<K>(watch: Watch<K>) -> Self
     where
         K: Resource + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static,
     {
-        Self(Box::new(move |shared| Box::pin(watch.run(shared))))
-    }
-
-    async fn run(self, shared: Shared) {
-        (self.0)(shared).await;
+        Self { name: watch.name(), run: Box::new(move |shared| Box::pin(watch.run(shared))) }
     }
 }
 
@@ -146,7 +146,12 @@ fn watches_of(client: &Client) -> Vec<AnyWatch> {
         AnyWatch::new(Watch::required("pods", Api::all(client.clone()), running, pod)),
         AnyWatch::new(Watch::required("endpointslices", Api::all(client.clone()), all, endpoint_slice)),
         AnyWatch::new(Watch::optional("httproutes", dynamic::<GatewayRoute>(client), all, http_route)),
-        AnyWatch::new(Watch::optional("externalworkloads", dynamic::<ExternalWorkload>(client), all, external_workload)),
+        AnyWatch::new(Watch::optional(
+            "externalworkloads",
+            dynamic::<ExternalWorkload>(client),
+            all,
+            external_workload,
+        )),
     ]
 }
 

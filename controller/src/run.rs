@@ -1,5 +1,7 @@
 //! Putting the parts together, and taking them down again.
 
+use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,14 +10,16 @@ use controller_runtime::bundle_source::{self, BundleConfigMap, BundleSource};
 use controller_runtime::certificate::{self, CertificateConfig, CertificateMetrics, Certified};
 use controller_runtime::health::{self, Readiness};
 use controller_runtime::incoming::{HandshakeMetrics, IncomingConfig, incoming};
-use controller_runtime::kubernetes;
+use controller_runtime::kubernetes::{self, KubernetesError};
 use controller_runtime::listen::listen;
 use controller_runtime::shutdown::Shutdown;
 use identity::{ClientCertificates, MeshTls, SpiffeId};
+use kube::Client;
 use prometheus_client::registry::Registry;
 use proto::identity::CertifyRequest;
 use proto::identity::identity_client::IdentityClient;
 use proto::names;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval, timeout};
 use tonic::transport::{Channel, Server};
 
@@ -30,10 +34,9 @@ use crate::serve::{DiscoveryService, ServeConfig};
 pub async fn run(args: ServeArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     let discovery = listen("--listen", args.listen).await?;
     let health = listen("--health-listen", args.health_listen).await?;
-    let directory = args.directory.clone().context("--directory is missing")?;
-    DirectoryReader::new(&directory).look_at_once().context("--directory")?;
+    let source = Source::open(&args).await?;
     let address = discovery.local_addr()?;
-    tracing::info!(%address, health = %health.local_addr()?, directory = %directory.display(), "serving discovery");
+    tracing::info!(%address, health = %health.local_addr()?, %source, "serving discovery");
 
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
@@ -48,13 +51,11 @@ pub async fn run(args: ServeArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     let hub = Hub::new(mesh, Instant::now());
     let tls = MeshTls::new(None);
 
-    let config = certificate_config(&args).await?;
+    let config = certificate_config(&args, &source).await?;
     let keeping = certificate::keep(config, tls.clone(), readiness.clone(), certificates, certify);
-    let following =
-        directory::follow(DirectoryReader::new(&directory), hub.clone(), readiness.clone(), metrics.clone());
     let background = [
         tokio::spawn(keeping),
-        tokio::spawn(following),
+        source.follow(hub.clone(), readiness.clone(), metrics.clone()),
         tokio::spawn(follow_bundle(tls.clone(), hub.clone())),
         tokio::spawn(async move {
             if let Err(error) = health::serve(health, Arc::new(registry), readiness, std::future::pending()).await {
@@ -102,24 +103,65 @@ pub(crate) fn server() -> Server {
         .http2_max_header_list_size(16 * 1024)
 }
 
-async fn certificate_config(args: &ServeArgs) -> anyhow::Result<CertificateConfig> {
+/// Where facts come from.
+enum Source {
+    Directory(PathBuf),
+    Kubernetes(Client),
+}
+
+impl Source {
+    /// A directory that is not there is a mistake in the command line; an API server that is not there may come.
+    async fn open(args: &ServeArgs) -> anyhow::Result<Self> {
+        let Some(directory) = args.directory.clone() else {
+            let advice = "without --directory the mesh is read from Kubernetes";
+            return Ok(Self::Kubernetes(connect().await.context(advice)?));
+        };
+        DirectoryReader::new(&directory).look_at_once().context("--directory")?;
+        Ok(Self::Directory(directory))
+    }
+
+    fn follow(self, hub: Hub, readiness: Readiness, metrics: Metrics) -> JoinHandle<()> {
+        match self {
+            Self::Directory(it) => tokio::spawn(directory::follow(DirectoryReader::new(it), hub, readiness, metrics)),
+            Self::Kubernetes(client) => tokio::spawn(crate::kubernetes::follow(client, hub, readiness, metrics)),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(directory) => write!(f, "{}", directory.display()),
+            Self::Kubernetes(_) => f.write_str("Kubernetes"),
+        }
+    }
+}
+
+async fn connect() -> Result<Client, KubernetesError> {
+    kubernetes::connect("mesh-controller", env!("CARGO_PKG_VERSION")).await
+}
+
+async fn certificate_config(args: &ServeArgs, source: &Source) -> anyhow::Result<CertificateConfig> {
     let id = |account| SpiffeId::new(&args.trust_domain, names::SYSTEM_NAMESPACE, account);
     Ok(CertificateConfig {
         id: id(names::CONTROLLER_ACCOUNT)?,
         identity_addresses: args.identity.clone(),
         identity_id: id(names::IDENTITY_ACCOUNT)?,
         token_file: args.token_file.clone().context("--token-file is missing")?,
-        bundle: bundle_source(args).await?,
+        bundle: bundle_source(args, source).await?,
         state_directory: args.state_dir.clone(),
     })
 }
 
 /// The file we were given, else the ConfigMap of our namespace.
-async fn bundle_source(args: &ServeArgs) -> anyhow::Result<BundleSource> {
+async fn bundle_source(args: &ServeArgs, source: &Source) -> anyhow::Result<BundleSource> {
     if let Some(file) = &args.bundle_file {
         return Ok(BundleSource::File(file.clone()));
     }
-    let client = kubernetes::connect("mesh-controller", env!("CARGO_PKG_VERSION")).await.context("--bundle-file")?;
+    let client = match source {
+        Source::Kubernetes(client) => client.clone(),
+        Source::Directory(_) => connect().await.context("without --bundle-file the bundle is read from Kubernetes")?,
+    };
     let [namespace, name, key] =
         [names::SYSTEM_NAMESPACE, names::BUNDLE_CONFIG_MAP, names::BUNDLE_KEY].map(str::to_owned);
     Ok(BundleSource::Cluster(bundle_source::follow(client, BundleConfigMap { namespace, name, key })))

@@ -87,7 +87,9 @@ mod tests {
 
     #[test]
     fn only_tcp_ports_with_a_number() {
-        let found = slice("endpoints: [], ports: [{name: a, port: 80}, {name: a, port: 80, protocol: UDP}, {name: b}, {port: 81, protocol: TCP}]");
+        let found = slice(
+            "endpoints: [], ports: [{name: a, port: 80}, {name: a, port: 80, protocol: UDP}, {name: b}, {port: 81, protocol: TCP}]",
+        );
         let ports: Vec<_> = found.unwrap().unwrap().ports.into_iter().map(|port| (port.name, port.port)).collect();
         assert_eq!(ports, [("a".to_owned(), 80), (String::new(), 81)]);
         assert!(slice("endpoints: [], ports: [{port: 65536}]").unwrap_err().to_string().contains("ports[0].port"));

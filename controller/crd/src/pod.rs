@@ -55,7 +55,8 @@ fn metadata_says_it_stays(object: &ObjectMeta) -> bool {
 fn has_proxy(object: &core::Pod) -> bool {
     let annotated = object.metadata.annotations.iter().flatten().any(|(name, _)| name == PROXY_VERSION);
     let spec = object.spec.as_ref();
-    let mut containers = spec.into_iter().flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
+    let mut containers =
+        spec.into_iter().flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
     annotated || containers.any(|container| container.name == PROXY_CONTAINER)
 }
 

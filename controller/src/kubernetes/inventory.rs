@@ -23,9 +23,8 @@ pub struct Inventory {
     begun_anew: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Watched {
-    required: bool,
     objects: HashMap<Name, Arc<Object>>,
     /// Position of the last change, and the furthest known; none before the first list.
     positions: Option<(u64, u64)>,
@@ -54,18 +53,9 @@ impl Inventory {
         Self { watches: BTreeMap::new(), started: now, changed: false, begun_anew: false }
     }
 
-    /// A watch begins; readiness waits for those that are `required` only to answer at all, and for all others as well,
-    /// be it that their kind does not exist.
-    pub fn register(&mut self, watch: &'static str, required: bool) {
-        let watched = Watched {
-            required,
-            objects: HashMap::new(),
-            positions: None,
-            known: false,
-            heard: None,
-            problem: None,
-        };
-        self.watches.insert(watch, watched);
+    /// A watch begins. There is no news until all have said what there is, be it that their kind does not exist.
+    pub fn register(&mut self, watch: &'static str) {
+        self.watches.insert(watch, Watched::default());
     }
 
     /// Everything there is, as of `position`. Returns whether anything is new.

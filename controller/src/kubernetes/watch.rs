@@ -79,9 +79,13 @@ where
         Self { name, required: false, api, selection, convert }
     }
 
+    /// What it is called.
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// Lists and watches; never returns.
     pub(crate) async fn run(self, shared: Shared) {
-        shared.inventory.lock().register(self.name, self.required);
         let mut trouble = Trouble::default();
         let mut version: Option<String> = None;
         let mut listed_at = None;
@@ -110,7 +114,10 @@ where
                 Ended::Absent if !self.required => {
                     version = None;
                     if shared.inventory.lock().absent(self.name, Instant::now()) {
-                        tracing::info!(kind = self.name, "the cluster has no such kind; looking for it again and again");
+                        tracing::info!(
+                            kind = self.name,
+                            "the cluster has no such kind; looking for it again and again"
+                        );
                         shared.changed.notify_one();
                     }
                     sleep(ABSENT_PAUSE).await;

@@ -99,7 +99,12 @@ fn a_key_is_answered_once_and_again_when_it_changes() {
 
 #[test]
 fn what_is_held_is_answered_only_if_it_differs() {
-    let caller = Caller { namespace: "shop".into(), service_account: "client".into(), name: String::new(), addresses: Vec::new() };
+    let caller = Caller {
+        namespace: "shop".into(),
+        service_account: "client".into(),
+        name: String::new(),
+        addresses: Vec::new(),
+    };
     let now = world(5, &[1]);
     let held = |key: &Key, hash: &[u8]| wire::Held { key: Some(wire_key(key)), hash: hash.to_vec().into() };
     let settings = now.value(&Key::Settings, &caller).hash;
