@@ -114,6 +114,19 @@ impl Issuer {
         lifetime: Duration,
         now: SystemTime,
     ) -> Result<IssuedCertificate, IssueError> {
+        self.issue_named(request, id, &[], lifetime, now)
+    }
+
+    /// As [`issue`](Self::issue), with DNS names beside the SPIFFE id, for clients outside the mesh that check those.
+    /// The names are the caller's, never the request's.
+    pub fn issue_named(
+        &self,
+        request: &[u8],
+        id: &SpiffeId,
+        dns_names: &[String],
+        lifetime: Duration,
+        now: SystemTime,
+    ) -> Result<IssuedCertificate, IssueError> {
         if now >= self.not_after {
             return Err(IssueError::IssuerExpired { since: now.duration_since(self.not_after).unwrap_or_default() });
         }
@@ -124,7 +137,11 @@ impl Issuer {
         // Whole seconds, as certificates have them.
         let not_after = whole_seconds(now + lifetime.clamp(MIN_LEAF_LIFETIME, MAX_LEAF_LIFETIME)).min(self.not_after);
         let not_before = whole_seconds(now - CLOCK_SKEW.min(lifetime / 4)).max(self.not_before);
-        let leaf = self.sign(&public_key, id, not_before, not_after).map_err(IssueError::Signing)?;
+        let mut names = vec![SanType::URI(id.as_str().try_into().map_err(IssueError::Signing)?)];
+        for name in dns_names {
+            names.push(SanType::DnsName(name.as_str().try_into().map_err(IssueError::Signing)?));
+        }
+        let leaf = self.sign(&public_key, names, not_before, not_after).map_err(IssueError::Signing)?;
         let mut chain = vec![leaf];
         chain.extend(self.intermediates.iter().cloned());
         Ok(IssuedCertificate { chain, not_before, not_after })
@@ -143,7 +160,7 @@ impl Issuer {
     fn sign(
         &self,
         public_key: &SubjectPublicKeyInfo,
-        id: &SpiffeId,
+        names: Vec<SanType>,
         not_before: SystemTime,
         not_after: SystemTime,
     ) -> Result<CertificateDer<'static>, rcgen::Error> {
@@ -151,8 +168,8 @@ impl Issuer {
         params.not_before = not_before.into();
         params.not_after = not_after.into();
         params.serial_number = Some(random_serial());
-        params.subject_alt_names = vec![SanType::URI(id.as_str().try_into()?)];
-        // No subject: the SPIFFE id is the only name, so nothing can be read out of another.
+        params.subject_alt_names = names;
+        // No subject: the SPIFFE id is the name, and nothing can be read out of another.
         params.distinguished_name = DistinguishedName::new();
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];

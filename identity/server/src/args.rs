@@ -7,13 +7,15 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use clap::Parser;
 use controller_runtime::duration;
+use controller_runtime::kubernetes;
 use controller_runtime::logs::LogArgs;
 use controller_runtime::shutdown::Shutdown;
 use identity::{DEFAULT_LEAF_LIFETIME, JOIN_TOKEN_LIFETIME, SpiffeId, TokenSigner, TokenVerifier, TrustDomain};
 use proto::names;
 
 use crate::authenticate::Authenticator;
-use crate::server::{Config, Server};
+use crate::server::{Config, Place, Server};
+use crate::token_review::TokenReviewer;
 
 /// The mesh's certificate authority
 #[derive(Debug, Parser)]
@@ -33,12 +35,13 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct ServeArgs {
-    /// Directory of the issuer: tls.crt, tls.key and, for an intermediate, ca.crt; made when missing, watched for changes
-    // Required, but for subcommands.
-    #[arg(long, value_name = "DIRECTORY", required = true)]
+    /// Directory of the issuer: tls.crt, tls.key and, for an intermediate, ca.crt; made when missing, watched for changes.
+    /// Without it the program works on Kubernetes: the issuer is the Secret mesh-issuer, made when missing, tokens are
+    /// those of ServiceAccounts, and the trust bundle is written into the ConfigMap mesh-trust-bundle of every namespace
+    #[arg(long, value_name = "DIRECTORY")]
     issuer_dir: Option<PathBuf>,
     /// Public key of join tokens (PEM), or a directory with the key pair, made when missing [default: the issuer's]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", requires = "issuer_dir")]
     token_key: Option<PathBuf>,
     /// Trust domain; certificates for others are refused
     #[arg(long, default_value = names::TRUST_DOMAIN, value_name = "NAME")]
@@ -53,11 +56,18 @@ struct ServeArgs {
     #[arg(long, default_value = "24h", value_parser = parse_leaf_lifetime, value_name = "DURATION")]
     leaf_lifetime: Duration,
     /// File the trust bundle is written to whenever it changes
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "issuer_dir")]
     bundle_out: Option<PathBuf>,
-    /// How long a new root is published before anything is signed with it
-    #[arg(long, default_value = "10s", value_parser = duration::parse, value_name = "DURATION")]
-    rotation_delay: Duration,
+    /// How long a new root is published before anything is signed with it [default: 10s, on Kubernetes 2m: longer than a
+    /// kubelet takes to show pods a changed ConfigMap]
+    #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
+    rotation_delay: Option<Duration>,
+    /// Namespace of the control plane
+    #[arg(long, default_value = names::SYSTEM_NAMESPACE, value_name = "NAME")]
+    system_namespace: String,
+    /// Name of this replica, different from all others [default: the host's name, which is the pod's]
+    #[arg(long, value_name = "NAME", conflicts_with = "issuer_dir")]
+    replica: Option<String>,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -91,28 +101,45 @@ impl Args {
 impl ServeArgs {
     fn run(self) -> anyhow::Result<()> {
         self.log.start()?;
-        let config = self.config()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let shutdown = Shutdown::on_signals()?;
-            Server::bind(config).await?.run(shutdown).await
+            let config = self.config().await?;
+            let server = tokio::select! {
+                server = Server::bind(config) => server?,
+                () = shutdown.clone().requested() => return Ok(()),
+            };
+            server.run(shutdown).await
         })
     }
 
-    fn config(self) -> anyhow::Result<Config> {
-        let issuer_directory = self.issuer_dir.context("--issuer-dir is missing")?;
-        let id = SpiffeId::new(&self.trust_domain, names::SYSTEM_NAMESPACE, names::IDENTITY_ACCOUNT)
-            .context("--trust-domain leaves no room for a SPIFFE id")?;
+    async fn config(self) -> anyhow::Result<Config> {
+        let id = SpiffeId::new(&self.trust_domain, &self.system_namespace, names::IDENTITY_ACCOUNT)
+            .context("--trust-domain and --system-namespace make no SPIFFE id")?;
+        let (place, authenticator, delay) = match self.issuer_dir {
+            Some(issuer) => {
+                let authenticator = join_tokens(self.token_key.as_deref().unwrap_or(&issuer))?;
+                (Place::Directory { issuer, bundle_file: self.bundle_out }, authenticator, DIRECTORY_DELAY)
+            }
+            None => {
+                let client = kubernetes::connect(names::IDENTITY_ACCOUNT, env!("CARGO_PKG_VERSION"))
+                    .await
+                    .context("--issuer-dir is not given, so this is Kubernetes")?;
+                let authenticator =
+                    Authenticator::TokenReview(TokenReviewer::new(client.clone(), self.trust_domain.clone()));
+                let replica = self.replica.map_or_else(host_name, Ok)?;
+                (Place::Kubernetes { client, replica }, authenticator, KUBERNETES_DELAY)
+            }
+        };
         Ok(Config {
             id,
-            authenticator: authenticator(self.token_key.as_deref().unwrap_or(&issuer_directory))?,
-            issuer_directory,
+            authenticator,
+            place,
             trust_domain: self.trust_domain,
             listen: self.listen,
             health_listen: self.health_listen,
             leaf_lifetime: self.leaf_lifetime,
-            bundle_file: self.bundle_out,
-            rotation_delay: self.rotation_delay,
+            rotation_delay: self.rotation_delay.unwrap_or(delay),
         })
     }
 }
@@ -130,13 +157,18 @@ impl TokenArgs {
     }
 }
 
-fn authenticator(path: &Path) -> anyhow::Result<Authenticator> {
+fn join_tokens(path: &Path) -> anyhow::Result<Authenticator> {
     let verifier = if path.is_file() {
         TokenVerifier::load(path, names::TOKEN_AUDIENCE)?
     } else {
         TokenSigner::load_or_create(path, names::TOKEN_AUDIENCE)?.verifier()?
     };
     Ok(Authenticator::JoinToken(verifier))
+}
+
+fn host_name() -> anyhow::Result<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("--replica is not given")?;
+    Ok(name.trim().to_owned())
 }
 
 fn any_address(port: u16) -> SocketAddr {
@@ -151,6 +183,8 @@ fn parse_leaf_lifetime(text: &str) -> Result<Duration, String> {
     Ok(lifetime)
 }
 
+const DIRECTORY_DELAY: Duration = Duration::from_secs(10);
+const KUBERNETES_DELAY: Duration = Duration::from_secs(120);
 const MIN_LIFETIME: Duration = Duration::from_secs(5);
 const MAX_LIFETIME: Duration = Duration::from_secs(8760 * 3600);
 const _: () = assert!(DEFAULT_LEAF_LIFETIME.as_secs() == 24 * 3600 && JOIN_TOKEN_LIFETIME.as_secs() == 10 * 60);
@@ -166,6 +200,7 @@ mod tests {
         Args::command().debug_assert();
         let parse = |words: &[&str]| Args::try_parse_from([&["mesh-identity"], words].concat());
         assert!(parse(&["--issuer-dir", "/x", "--leaf-lifetime", "20s"]).is_ok());
+        assert!(parse(&["--rotation-delay", "2m", "--replica", "mesh-identity-0"]).is_ok());
         assert!(parse(&["token", "--issuer-dir", "/x", "--id", "spiffe://td/ns/a/sa/b", "--out", "/y"]).is_ok());
         for wrong in [
             &["--issuer-dir", "/x", "--leaf-lifetime", "20"][..],
@@ -173,6 +208,9 @@ mod tests {
             &["--issuer-dir", "/x", "--trust-domain", "Cluster.Local"],
             &["token", "--issuer-dir", "/x", "--id", "spiffe://td/workload"],
             &["token", "--issuer-dir", "/x"],
+            &["--bundle-out", "/x"],
+            &["--token-key", "/x"],
+            &["--issuer-dir", "/x", "--replica", "a"],
         ] {
             assert!(parse(wrong).is_err(), "{wrong:?}");
         }

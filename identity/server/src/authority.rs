@@ -1,15 +1,16 @@
-//! The issuer in force and the bundle it belongs to: read from a directory, followed as they change, published.
+//! The issuer in force and the bundle it belongs to: read from where they are kept, followed as they change, published.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use controller_runtime::health::Readiness;
 use identity::{
-    CertificateError, IssueError, Issuer, IssuerError, IssuerFiles, KeyAndRequest, LeafCertificate, MeshTls, SpiffeId,
-    TrustBundle, TrustDomain, write_private,
+    CertificateError, IssueError, Issuer, IssuerError, KeyAndRequest, LeafCertificate, MeshTls, SpiffeId, TrustBundle,
 };
 
+use crate::custody::{Custody, KeptIssuer};
 use crate::metrics::Metrics;
 use crate::rotation::{Anchors, Rotation};
 
@@ -19,33 +20,37 @@ pub(crate) struct Current {
     pub(crate) issuer: Arc<Issuer>,
     pub(crate) bundle: Arc<TrustBundle>,
     pub(crate) bundle_pem: String,
+    /// False until the issuer's root has been published for long enough.
+    pub(crate) may_sign: bool,
 }
 
-/// Where the authority lives, and how it behaves.
+/// How the authority behaves.
 #[derive(Debug)]
 pub(crate) struct AuthorityConfig {
-    pub(crate) directory: PathBuf,
-    pub(crate) trust_domain: TrustDomain,
-    pub(crate) bundle_file: Option<PathBuf>,
     pub(crate) leaf_lifetime: Duration,
     pub(crate) rotation_delay: Duration,
     /// Our own identity.
     pub(crate) id: SpiffeId,
+    /// The DNS names of our own certificate.
+    pub(crate) dns_names: Vec<String>,
 }
 
 /// Keeps [`Current`], the published bundle and our own certificate up to date.
 pub(crate) struct Authority {
     config: AuthorityConfig,
-    files: IssuerFiles,
-    /// Files that were refused; told once.
-    refused: Option<IssuerFiles>,
+    custody: Custody,
+    kept: KeptIssuer,
+    /// An issuer that was refused; told once.
+    refused: Option<KeptIssuer>,
     unreadable: bool,
     unpublished: bool,
+    expired: bool,
     rotation: Rotation,
     current: Arc<ArcSwap<Current>>,
     published: Option<TrustBundle>,
     tls: MeshTls,
     renew_at: SystemTime,
+    readiness: Readiness,
     metrics: Metrics,
 }
 
@@ -72,31 +77,43 @@ pub enum AuthorityError {
 }
 
 impl Authority {
-    /// Reads the issuer, or makes it, publishes the bundle and signs our own certificate.
-    pub(crate) fn open(config: AuthorityConfig, metrics: Metrics, now: SystemTime) -> Result<Self, AuthorityError> {
-        Issuer::load_or_create(&config.directory, &config.trust_domain, now)?;
-        let files = IssuerFiles::read(&config.directory)?;
-        let issuer = Arc::new(Issuer::from_pem(&files, now)?);
-        let before = config.bundle_file.as_ref().and_then(|path| std::fs::read(path).ok());
-        let before = before.and_then(|pem| TrustBundle::from_pem(&pem).ok());
+    /// Takes the issuer that is kept, publishes its bundle and signs our own certificate.
+    pub(crate) fn open(
+        config: AuthorityConfig,
+        custody: Custody,
+        readiness: Readiness,
+        metrics: Metrics,
+        now: SystemTime,
+    ) -> Result<Self, AuthorityError> {
+        let kept = custody.issuer()?;
+        let issuer = Arc::new(Issuer::from_pem(&kept.files, now)?);
+        let before = custody.published_before();
+        let unheard_of = before.as_ref().is_some_and(|before| !before.contains_all(issuer.bundle()));
         let times = (config.rotation_delay, config.leaf_lifetime);
-        let rotation = Rotation::new(issuer, anchors(&files), before, times, now);
+        let mut rotation = Rotation::new(issuer, kept.anchors, before, times, now);
+        if unheard_of && kept.anchors == Anchors::Derived && custody.is_shared() {
+            rotation.wait_until_published();
+        }
         let current = Arc::new(ArcSwap::from_pointee(current(&rotation)));
         let tls = MeshTls::new(Some(current.load().bundle.clone()));
         let mut authority = Self {
             config,
-            files,
+            custody,
+            kept,
             refused: None,
             unreadable: false,
             unpublished: false,
+            expired: false,
             rotation,
             current,
             published: None,
             tls,
             renew_at: now,
+            readiness,
             metrics,
         };
-        authority.publish()?;
+        authority.publish(now)?;
+        authority.report(now);
         authority.renew(now)?;
         Ok(authority)
     }
@@ -111,12 +128,12 @@ impl Authority {
         self.tls.clone()
     }
 
-    /// Looks at the issuer's files and at the clock; call about once a second.
+    /// Looks at the kept issuer and at the clock; call about once a second.
     pub(crate) fn tick(&mut self, now: SystemTime) {
         self.read_changes(now);
         let before = self.rotation.issuer().clone();
         self.rotation.advance(now);
-        let published = self.publish();
+        let published = self.publish(now);
         let failing = published.is_err();
         if let Err(error) = published
             && !self.unpublished
@@ -124,6 +141,7 @@ impl Authority {
             tracing::error!(%error, "the trust bundle is not published, nothing new is signed with; trying again");
         }
         self.unpublished = failing;
+        self.report(now);
         if !Arc::ptr_eq(&before, self.rotation.issuer()) {
             tracing::info!(bundle = %self.rotation.issuer().bundle().fingerprint(), "signing with the new issuer");
             self.renew_at = now;
@@ -138,8 +156,8 @@ impl Authority {
     }
 
     fn read_changes(&mut self, now: SystemTime) {
-        let files = match IssuerFiles::read(&self.config.directory) {
-            Ok(files) => files,
+        let kept = match self.custody.issuer() {
+            Ok(kept) => kept,
             Err(error) => {
                 if !std::mem::replace(&mut self.unreadable, true) {
                     tracing::error!(%error, "going on with the issuer of before");
@@ -148,61 +166,90 @@ impl Authority {
             }
         };
         self.unreadable = false;
-        if files == self.files || self.refused.as_ref() == Some(&files) {
+        if kept == self.kept || self.refused.as_ref() == Some(&kept) {
             return;
         }
-        match Issuer::from_pem(&files, now) {
+        match Issuer::from_pem(&kept.files, now) {
             Ok(issuer) => {
-                tracing::info!(bundle = %issuer.bundle().fingerprint(), "the issuer's files have changed");
-                self.rotation.change(Arc::new(issuer), anchors(&files), now);
-                self.files = files;
+                tracing::info!(bundle = %issuer.bundle().fingerprint(), "the issuer has changed");
+                self.rotation.change(Arc::new(issuer), kept.anchors, now);
+                self.kept = kept;
                 self.refused = None;
                 self.renew_at = now;
             }
             // Also seen while files are replaced one after another: the next look finds them whole.
             Err(error) => {
-                tracing::error!(%error, "the issuer's new files are refused, going on with the issuer of before");
-                self.refused = Some(files);
+                tracing::error!(%error, "the new issuer is refused, going on with the issuer of before");
+                self.refused = Some(kept);
             }
         }
     }
 
-    fn publish(&mut self) -> Result<(), AuthorityError> {
+    /// Puts what is to be trusted in force, and looks at how far it has come.
+    fn publish(&mut self, now: SystemTime) -> Result<(), AuthorityError> {
         let next = current(&self.rotation);
         self.metrics.issuer(next.issuer.not_after(), next.bundle.certificates().len());
-        if self.published.as_ref() == Some(&*next.bundle) && Arc::ptr_eq(&self.current.load().issuer, &next.issuer) {
-            return Ok(());
+        let in_force = self.current.load();
+        let unchanged = self.published.as_ref() == Some(&*next.bundle)
+            && Arc::ptr_eq(&in_force.issuer, &next.issuer)
+            && in_force.may_sign == next.may_sign;
+        if !unchanged {
+            let bundle = next.bundle.clone();
+            self.custody
+                .publish(&bundle, &next.bundle_pem)
+                .map_err(|(path, source)| AuthorityError::Publish { path, source })?;
+            if self.published.as_ref() != Some(&*bundle) {
+                let fingerprint = bundle.fingerprint();
+                tracing::info!(anchors = bundle.certificates().len(), %fingerprint, "trust bundle published");
+            }
+            self.tls.set_bundle(bundle.clone());
+            self.current.store(Arc::new(next));
+            self.published = Some((*bundle).clone());
         }
-        let bundle = next.bundle.clone();
-        if let Some(path) = &self.config.bundle_file {
-            write_private(path, next.bundle_pem.as_bytes(), 0o644)
-                .map_err(|source| AuthorityError::Publish { path: path.clone(), source })?;
+        if let Some(bundle) = self.published.as_ref().and_then(|ours| self.custody.confirmed(ours)) {
+            self.rotation.published(&bundle, now);
         }
-        tracing::info!(anchors = bundle.certificates().len(), fingerprint = %bundle.fingerprint(), "trust bundle published");
-        self.tls.set_bundle(bundle.clone());
-        self.current.store(Arc::new(next));
-        self.published = Some((*bundle).clone());
         Ok(())
+    }
+
+    /// Says why nothing is signed, where anybody who asks finds it.
+    fn report(&mut self, now: SystemTime) {
+        let issuer = self.rotation.issuer();
+        if now >= issuer.not_after() {
+            if !std::mem::replace(&mut self.expired, true) {
+                tracing::error!("the issuer's certificate has expired, nothing is signed until it is replaced");
+            }
+            self.readiness.wait_for(CONDITION, "the issuer's certificate has expired: replace it");
+        } else if !self.rotation.may_sign() {
+            let reason = "the issuer's root is new, and signs nothing until it has been published for a while";
+            self.readiness.wait_for(CONDITION, reason);
+        } else {
+            self.expired = false;
+            self.readiness.met(CONDITION);
+        }
     }
 
     fn renew(&mut self, now: SystemTime) -> Result<(), AuthorityError> {
         let key = KeyAndRequest::new(&self.config.id)?;
-        let issued = self.rotation.issuer().issue(key.csr(), &self.config.id, self.config.leaf_lifetime, now)?;
+        let AuthorityConfig { id, dns_names, leaf_lifetime, .. } = &self.config;
+        let issued = self.rotation.issuer().issue_named(key.csr(), id, dns_names, *leaf_lifetime, now)?;
         let leaf: LeafCertificate = key.complete(issued.chain)?;
-        // We are one, not many: there is nobody to keep out of step with.
+        // Signed here: there is nobody to spare a crowd.
         self.renew_at = leaf.renew_at(now, 0.0);
         self.tls.set_leaf(leaf);
         Ok(())
     }
 }
 
-fn anchors(files: &IssuerFiles) -> Anchors {
-    if files.anchors.is_some() { Anchors::Explicit } else { Anchors::Derived }
-}
-
 fn current(rotation: &Rotation) -> Current {
     let bundle = rotation.bundle();
-    Current { issuer: rotation.issuer().clone(), bundle_pem: bundle.to_pem(), bundle: Arc::new(bundle) }
+    Current {
+        issuer: rotation.issuer().clone(),
+        bundle_pem: bundle.to_pem(),
+        bundle: Arc::new(bundle),
+        may_sign: rotation.may_sign(),
+    }
 }
 
+const CONDITION: &str = "issuer";
 const RETRY: Duration = Duration::from_secs(10);

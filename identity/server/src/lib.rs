@@ -3,25 +3,34 @@
 //! ```text
 //!   Certify(csr, token) ─► limit ─► Authenticator: who is it? ─► Authority: sign for exactly that id ─► chain, bundle
 //!                                                                   ▲
-//!   issuer directory ── every second ── Rotation: when to trust a new root, when to sign with it, when to drop the old
-//!                                                                   │
+//!   issuer: directory or Secret ── every second ── Rotation: when to trust a new root, when to sign with it,
+//!                                                                   │                 when to drop the old
 //!                                                                   ▼
-//!   bundle file ◄── whenever it changes ── the published bundle, also our own MeshTls
+//!   bundle: file or ConfigMaps ◄── whenever it changes ── the published bundle, also our own MeshTls
 //! ```
 //!
-//! It speaks TLS with a certificate it signs for itself. Clients have none at first: the token stands for it. Later a
-//! living certificate of the same identity does as well, as join tokens are good for minutes only. The same call will
-//! take Kubernetes' ServiceAccount tokens; [`Authenticator`] is the place for that.
+//! It speaks TLS with a certificate it signs for itself. Clients have none at first: the token stands for it. Outside
+//! Kubernetes a living certificate of the same identity does as well later on, as join tokens are good for minutes only;
+//! a ServiceAccount token is always at hand, and is asked for every time.
+//!
+//! In a cluster every replica serves and signs, with the issuer all read from one Secret. One of them, the holder of the
+//! Lease, writes the ConfigMaps; all look at the one in the system namespace before they sign with a new root.
 
 pub mod args;
 mod authenticate;
 mod authority;
+mod custody;
+mod dns_names;
+mod issuer_secret;
 mod limit;
 mod metrics;
+mod publisher;
 mod rotation;
 mod server;
 mod service;
+mod token_review;
 
 pub use authenticate::Authenticator;
 pub use authority::AuthorityError;
-pub use server::{Config, Server};
+pub use server::{Config, Place, Server};
+pub use token_review::TokenReviewer;

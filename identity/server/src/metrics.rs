@@ -17,6 +17,10 @@ pub(crate) struct Metrics {
     certificates: Family<ResultLabels, Counter>,
     issuer_expiry: Gauge<u64, AtomicU64>,
     anchors: Gauge<u64, AtomicU64>,
+    leader: Gauge<u64, AtomicU64>,
+    bundles: Gauge<u64, AtomicU64>,
+    bundles_missing: Gauge<u64, AtomicU64>,
+    bundle_failures: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -43,6 +47,43 @@ impl Metrics {
         );
         registry.register("mesh_identity_bundle_anchors", "Anchors in the published bundle", metrics.anchors.clone());
         metrics
+    }
+
+    /// Puts those into the registry that only a cluster has.
+    pub(crate) fn register_cluster(&self, registry: &mut Registry) {
+        registry.register(
+            "mesh_identity_leader",
+            "1 on the replica that publishes the trust bundle",
+            self.leader.clone(),
+        );
+        registry.register(
+            "mesh_identity_bundle_config_maps",
+            "ConfigMaps with a trust bundle, in all namespaces",
+            self.bundles.clone(),
+        );
+        registry.register(
+            "mesh_identity_bundle_namespaces_missing",
+            "Namespaces that lack the trust bundle or hold another",
+            self.bundles_missing.clone(),
+        );
+        registry.register(
+            "mesh_identity_bundle_write_failures",
+            "ConfigMaps with the trust bundle that could not be written",
+            self.bundle_failures.clone(),
+        );
+    }
+
+    pub(crate) fn leading(&self, leading: bool) {
+        self.leader.set(leading.into());
+    }
+
+    pub(crate) fn bundles(&self, held: usize, missing: usize) {
+        self.bundles.set(held as u64);
+        self.bundles_missing.set(missing as u64);
+    }
+
+    pub(crate) fn bundle_failed(&self) {
+        self.bundle_failures.inc();
     }
 
     pub(crate) fn outcome(&self, outcome: Outcome) {

@@ -10,8 +10,9 @@ use proto::identity::identity_server::Identity;
 use proto::identity::{CertifyRequest, CertifyResponse};
 use tonic::{Code, Request, Response, Status};
 
-use crate::authenticate::Authenticator;
+use crate::authenticate::{AuthenticationError, Authenticator, Proven};
 use crate::authority::Current;
+use crate::dns_names::dns_names;
 use crate::limit::{Limit, Offenders};
 use crate::metrics::{Metrics, seconds};
 
@@ -21,6 +22,8 @@ pub(crate) struct Service {
     pub(crate) authenticator: Authenticator,
     pub(crate) authority: Arc<ArcSwap<Current>>,
     pub(crate) trust_domain: TrustDomain,
+    /// Where the control plane lives.
+    pub(crate) system_namespace: String,
     pub(crate) leaf_lifetime: Duration,
     pub(crate) limit: Limit,
     /// Addresses whose requests were refused lately.
@@ -36,25 +39,31 @@ pub(crate) enum Outcome {
     TokenForeign,
     TokenWrongAudience,
     TokenMalformed,
+    TokenRejected,
+    TokenUnchecked,
     OtherTrustDomain,
     RequestForOther,
     RequestInvalid,
     IssuerExpired,
+    IssuerUnpublished,
     Overloaded,
     Internal,
 }
 
 impl Outcome {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Issued,
         Self::TokenExpired,
         Self::TokenForeign,
         Self::TokenWrongAudience,
         Self::TokenMalformed,
+        Self::TokenRejected,
+        Self::TokenUnchecked,
         Self::OtherTrustDomain,
         Self::RequestForOther,
         Self::RequestInvalid,
         Self::IssuerExpired,
+        Self::IssuerUnpublished,
         Self::Overloaded,
         Self::Internal,
     ];
@@ -66,10 +75,13 @@ impl Outcome {
             Self::TokenForeign => "token_foreign",
             Self::TokenWrongAudience => "token_wrong_audience",
             Self::TokenMalformed => "token_malformed",
+            Self::TokenRejected => "token_rejected",
+            Self::TokenUnchecked => "token_unchecked",
             Self::OtherTrustDomain => "other_trust_domain",
             Self::RequestForOther => "request_for_other",
             Self::RequestInvalid => "request_invalid",
             Self::IssuerExpired => "issuer_expired",
+            Self::IssuerUnpublished => "issuer_unpublished",
             Self::Overloaded => "overloaded",
             Self::Internal => "internal",
         }
@@ -80,11 +92,13 @@ impl Outcome {
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
     #[error("{0}")]
-    Token(#[from] TokenError),
+    Token(#[from] AuthenticationError),
     #[error("{id} is not of the trust domain {trust_domain}")]
     TrustDomain { id: SpiffeId, trust_domain: TrustDomain },
     #[error("{error}")]
     Issue { id: SpiffeId, error: IssueError },
+    #[error("the issuer's root is new and still being published: try again in a minute or two, or at another replica")]
+    Unpublished { id: SpiffeId },
     #[error("too many requests at once, try again in a moment")]
     Overloaded,
 }
@@ -92,10 +106,7 @@ enum Refusal {
 impl Refusal {
     fn outcome(&self) -> Outcome {
         match self {
-            Self::Token(TokenError::Expired) => Outcome::TokenExpired,
-            Self::Token(TokenError::ForeignKey) => Outcome::TokenForeign,
-            Self::Token(TokenError::WrongAudience) => Outcome::TokenWrongAudience,
-            Self::Token(TokenError::Malformed | TokenError::Subject) => Outcome::TokenMalformed,
+            Self::Token(error) => token_outcome(error),
             Self::TrustDomain { .. } => Outcome::OtherTrustDomain,
             Self::Issue { error: IssueError::Request(InvalidRequest::OtherIdentity { .. }), .. } => {
                 Outcome::RequestForOther
@@ -105,15 +116,19 @@ impl Refusal {
                 Outcome::IssuerExpired
             }
             Self::Issue { error: IssueError::Signing(_), .. } => Outcome::Internal,
+            Self::Unpublished { .. } => Outcome::IssuerUnpublished,
             Self::Overloaded => Outcome::Overloaded,
         }
     }
 
     fn code(&self) -> Code {
         match self.outcome() {
-            Outcome::TokenExpired | Outcome::TokenForeign | Outcome::TokenWrongAudience | Outcome::TokenMalformed => {
-                Code::Unauthenticated
-            }
+            Outcome::TokenExpired
+            | Outcome::TokenForeign
+            | Outcome::TokenWrongAudience
+            | Outcome::TokenMalformed
+            | Outcome::TokenRejected => Code::Unauthenticated,
+            Outcome::TokenUnchecked | Outcome::IssuerUnpublished => Code::Unavailable,
             Outcome::OtherTrustDomain | Outcome::RequestForOther => Code::PermissionDenied,
             Outcome::RequestInvalid => Code::InvalidArgument,
             Outcome::IssuerExpired => Code::FailedPrecondition,
@@ -129,7 +144,7 @@ impl Refusal {
     /// Who asked, as far as it is known.
     fn id(&self) -> Option<&SpiffeId> {
         match self {
-            Self::TrustDomain { id, .. } | Self::Issue { id, .. } => Some(id),
+            Self::TrustDomain { id, .. } | Self::Issue { id, .. } | Self::Unpublished { id } => Some(id),
             Self::Token(_) | Self::Overloaded => None,
         }
     }
@@ -175,25 +190,45 @@ impl Service {
         }
         let now = SystemTime::now();
         let certificate = certificate.filter(|_| self.authenticator.accepts_certificates());
-        let (id, proof) = match (self.authenticator.authenticate(&request.token, now).await, certificate) {
-            (Ok(id), _) => (id, "token"),
-            (Err(_), Some(id)) => (id, "certificate"),
-            (Err(error), None) => return Err(error.into()),
-        };
+        let (Proven { id, pod }, proof) =
+            match (self.authenticator.authenticate(&request.token, now).await, certificate) {
+                (Ok(proven), _) => (proven, "token"),
+                (Err(_), Some(id)) => (Proven { id, pod: None }, "certificate"),
+                (Err(error), None) => return Err(error.into()),
+            };
         if id.trust_domain() != self.trust_domain.as_str() {
             return Err(Refusal::TrustDomain { id, trust_domain: self.trust_domain.clone() });
         }
         let current = self.authority.load();
-        let issued = match current.issuer.issue(&request.csr, &id, self.leaf_lifetime, now) {
+        if !current.may_sign {
+            return Err(Refusal::Unpublished { id });
+        }
+        let names = dns_names(&id, &self.trust_domain, &self.system_namespace);
+        let issued = match current.issuer.issue_named(&request.csr, &id, &names, self.leaf_lifetime, now) {
             Ok(issued) => issued,
             Err(error) => return Err(Refusal::Issue { id, error }),
         };
         let not_after = seconds(issued.not_after);
-        tracing::info!(peer, id = id.as_str(), proof, not_after, "certificate issued");
+        tracing::info!(peer, id = id.as_str(), pod, proof, not_after, "certificate issued");
         Ok(CertifyResponse {
             chain: issued.chain.into_iter().map(|certificate| certificate.to_vec().into()).collect(),
             not_after,
             bundle: current.bundle_pem.clone(),
         })
+    }
+}
+
+fn token_outcome(error: &AuthenticationError) -> Outcome {
+    match error {
+        AuthenticationError::JoinToken(TokenError::Expired) => Outcome::TokenExpired,
+        AuthenticationError::JoinToken(TokenError::ForeignKey) => Outcome::TokenForeign,
+        AuthenticationError::JoinToken(TokenError::WrongAudience) | AuthenticationError::WrongAudience => {
+            Outcome::TokenWrongAudience
+        }
+        AuthenticationError::JoinToken(TokenError::Malformed | TokenError::Subject)
+        | AuthenticationError::Malformed
+        | AuthenticationError::NotAServiceAccount => Outcome::TokenMalformed,
+        AuthenticationError::Rejected(_) => Outcome::TokenRejected,
+        AuthenticationError::CannotAsk(_) => Outcome::TokenUnchecked,
     }
 }

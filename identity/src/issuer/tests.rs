@@ -212,3 +212,37 @@ fn request_with(names: Vec<SanType>, key: &KeyPair) -> Vec<u8> {
     params.subject_alt_names = names;
     params.serialize_request(key).unwrap().der().to_vec()
 }
+
+#[test]
+fn dns_names_are_the_callers_and_pass_a_check_by_host_name() {
+    let (bundle, issuer) = intermediate();
+    let request = KeyAndRequest::new(&id("cart")).unwrap();
+    let names = ["cart.shop.svc".to_owned(), "cart.shop.svc.cluster.local".to_owned()];
+    let sign = |names: &[String]| issuer.issue_named(request.csr(), &id("cart"), names, DEFAULT_LEAF_LIFETIME, now());
+    let chain = sign(&names).unwrap().chain;
+    let (peer, _) = verify_chain(&chain, &bundle, PeerRole::Server, now()).unwrap();
+    assert_eq!(peer.id, id("cart"));
+    // As a TLS client that knows DNS names only: the chain for server use, then the name.
+    let leaf = webpki::EndEntityCert::try_from(&chain[0]).unwrap();
+    let time = rustls_pki_types::UnixTime::since_unix_epoch(now().duration_since(SystemTime::UNIX_EPOCH).unwrap());
+    let usage = webpki::KeyUsage::server_auth();
+    let all = webpki::ALL_VERIFICATION_ALGS;
+    leaf.verify_for_usage(all, bundle.anchors(), &chain[1..], time, usage, None, None).unwrap();
+    let valid_for = |name: &str| leaf.verify_is_valid_for_subject_name(&name.try_into().unwrap()).is_ok();
+    assert!(names.iter().all(|name| valid_for(name)));
+    assert!(!valid_for("cart.other.svc") && !valid_for("shop"));
+    assert!(sign(&["not a name\u{e9}".to_owned()]).is_err());
+}
+
+#[test]
+fn dns_names_in_a_request_are_refused() {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![
+        SanType::URI(id("cart").as_str().try_into().unwrap()),
+        SanType::DnsName("mesh-injector.mesh-system.svc".try_into().unwrap()),
+    ];
+    let request = params.serialize_request(&key).unwrap();
+    let error = issuer().issue(request.der(), &id("cart"), DEFAULT_LEAF_LIFETIME, now()).unwrap_err();
+    assert_eq!(error, IssueError::Request(InvalidRequest::Names));
+}

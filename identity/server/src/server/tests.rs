@@ -49,17 +49,19 @@ impl Running {
         let server = Server::bind(Config {
             id: server_id(),
             authenticator: Authenticator::JoinToken(TokenVerifier::load(directory.path(), TOKEN_AUDIENCE).unwrap()),
-            issuer_directory: directory.path().to_owned(),
+            place: Place::Directory {
+                issuer: directory.path().to_owned(),
+                bundle_file: Some(directory.path().join("bundle.pem")),
+            },
             trust_domain: "cluster.local".parse().unwrap(),
             listen: "127.0.0.1:0".parse().unwrap(),
             health_listen: "127.0.0.1:0".parse().unwrap(),
             leaf_lifetime: Duration::from_secs(600),
-            bundle_file: Some(directory.path().join("bundle.pem")),
             rotation_delay: Duration::from_secs(1),
         })
         .await
         .unwrap();
-        let (address, health) = (server.address().unwrap(), server.health_address().unwrap());
+        let (address, health) = (server.address().unwrap(), server.health_address());
         let (stop, shutdown) = Shutdown::pair();
         let task = tokio::spawn(server.run(shutdown));
         let tls = MeshTls::new(Some(Arc::new(read_bundle(directory.path()))));
