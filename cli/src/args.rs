@@ -72,16 +72,58 @@ pub enum Shell {
 /// `check`.
 #[derive(Debug, ClapArgs)]
 pub struct CheckArgs {
+    /// Before installing: is this cluster ready for a mesh?
+    #[arg(long, conflicts_with = "proxy")]
+    pub pre: bool,
+    /// Ask every proxy as well: version, certificate, age of its picture
+    #[arg(long)]
+    pub proxy: bool,
     /// Ask again until every check passes, at most this long (30s, 2m)
     #[arg(long, value_parser = duration, value_name = "TIME")]
     pub wait: Option<Duration>,
 }
 
+/// Which namespaces are looked at.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub struct ScopeArgs {
+    /// Namespace to look at [default: that of the kubeconfig's context; in a demo all]
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// Look at all namespaces
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+}
+
 /// `stat`.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Default, ClapArgs)]
 pub struct StatArgs {
+    /// What to show: deploy, sts, ds, job, cronjob, pod, svc or ns, alone or with names, as in deploy/web [default: all
+    /// workloads]
+    #[arg(value_name = "KIND[/NAME]")]
+    pub target: Vec<String>,
+    /// Which namespaces.
+    #[command(flatten)]
+    pub scope: ScopeArgs,
+    /// Rows are the called, and only what this one sends them counts
+    #[arg(long, value_name = "KIND/NAME", conflicts_with = "to")]
+    pub from: Option<String>,
+    /// Namespace of --from [default: the one looked at]
+    #[arg(long, value_name = "NAMESPACE", requires = "from")]
+    pub from_namespace: Option<String>,
+    /// Rows are the callers, and only what they send to this one counts
+    #[arg(long, value_name = "KIND/NAME")]
+    pub to: Option<String>,
+    /// Namespace of --to [default: the one looked at]
+    #[arg(long, value_name = "NAMESPACE", requires = "to")]
+    pub to_namespace: Option<String>,
+    /// Add what the proxies take: CPU, memory, time added to a request
+    #[arg(long)]
+    pub proxy: bool,
+    /// Go on until Ctrl-C
+    #[arg(short, long)]
+    pub watch: bool,
     /// What a row stands for
-    #[arg(long, value_enum, default_value_t = crate::stat::By::Workload)]
+    #[arg(long, value_enum, default_value_t = crate::stat::By::Workload, conflicts_with = "target")]
     pub by: crate::stat::By,
     /// Time between the two looks that rates are made from (500ms, 2s, 1m)
     #[arg(long, value_parser = window, default_value = "2s", value_name = "TIME")]
@@ -91,6 +133,9 @@ pub struct StatArgs {
 /// `edges`.
 #[derive(Debug, ClapArgs)]
 pub struct EdgesArgs {
+    /// Which namespaces: edges with an end in there.
+    #[command(flatten)]
+    pub scope: ScopeArgs,
     /// Time between the two looks that rates are made from (500ms, 2s, 1m)
     #[arg(long, value_parser = window, default_value = "2s", value_name = "TIME")]
     pub window: Duration,
@@ -99,15 +144,21 @@ pub struct EdgesArgs {
 /// `identity`.
 #[derive(Debug, ClapArgs)]
 pub struct ProxyArgs {
-    /// Only this proxy
+    /// Only this proxy, or those of a workload, as in deploy/web
     pub proxy: Option<String>,
+    /// Which namespaces.
+    #[command(flatten)]
+    pub scope: ScopeArgs,
 }
 
 /// `proxy-status`.
 #[derive(Debug, ClapArgs)]
 pub struct ProxyStatusArgs {
-    /// Only this proxy, with everything it subscribes to
+    /// Only this proxy, or those of a workload, with everything they subscribe to
     pub proxy: Option<String>,
+    /// Which namespaces.
+    #[command(flatten)]
+    pub scope: ScopeArgs,
     /// Age from which a proxy's picture counts as stale
     #[arg(long, value_parser = duration, default_value = "15s", value_name = "TIME")]
     pub stale_after: Duration,
@@ -182,7 +233,9 @@ makes no sense.";
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
-  meshctl check
+  meshctl check --pre          can a mesh be installed here?
+  meshctl check                is the installed one well?
+  meshctl check --proxy        its proxies too
   meshctl check --wait 1m      until all is well, for a script
   meshctl check -o json
 
@@ -191,12 +244,17 @@ Exit codes: 0 when nothing failed (warnings are no failure), 1 otherwise.";
 const STAT_EXAMPLES: &str = "\
 Examples:
   meshctl stat                 per workload, as its own proxy saw it
+  meshctl stat deploy -n shop
+  meshctl stat deploy/web --to svc/cart
+  meshctl stat svc -A
+  meshctl stat pod --proxy     what each proxy takes
   meshctl stat --by version    how a canary does beside the stable version
   meshctl stat --window 10s    calmer figures
 
 MESHED is proxies that answered out of pods known. SUCCESS counts 5xx and failing gRPC statuses \
 as failures. MTLS is the share of requests that came by mutual TLS. Behind an HTTPRoute, the \
-Service of a request is the backend it was sent to.";
+Service of a request is the backend it was sent to. CPU and MEMORY are the sum of the row's proxies; \
+ADDED is the time that requests spent in them rather than behind them.";
 
 const EDGES_EXAMPLES: &str = "\
 Examples:

@@ -7,7 +7,8 @@ use serde::Serialize;
 use crate::args::ProxyArgs;
 use crate::output::{self, Format};
 use crate::table::{self, Table};
-use crate::transport::{self, Answer, Transport};
+use crate::target::{Kind, Target, closest, did_you_mean};
+use crate::transport::{self, Answer, Pod, Transport};
 
 /// One proxy's certificate, or why it is not known.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -42,14 +43,26 @@ pub async fn gather(transport: &impl Transport, proxies: &[String]) -> Vec<Certi
     answers.into_iter().map(certificate).collect()
 }
 
-/// The proxies to ask: the one named, or all.
+/// The proxies to ask: those of the pod or workload named, or all.
 pub async fn chosen(transport: &impl Transport, named: Option<&str>) -> anyhow::Result<Vec<String>> {
-    let proxies = transport::proxies(transport).await?;
-    match named {
-        None => Ok(proxies),
-        Some(name) if proxies.iter().any(|proxy| proxy == name) => Ok(vec![name.to_owned()]),
-        Some(name) => bail!("there is no proxy {name:?}; there are: {}", proxies.join(", ")),
+    let pods: Vec<Pod> = transport.pods().await?.into_iter().filter(|pod| pod.meshed).collect();
+    let Some(named) = named else { return Ok(pods.into_iter().map(|pod| pod.proxy).collect()) };
+    let target = named.contains('/').then(|| Target::parse_one(named).ok()).flatten();
+    let of_target = |pod: &Pod| match &target {
+        Some(target) if target.kind == Kind::Pod => target.wants(&pod.name),
+        Some(target) => pod.kind == Some(target.kind) && target.wants(&pod.workload),
+        None => false,
+    };
+    let meant = |pod: &&Pod| pod.proxy == named || pod.name == named || of_target(pod);
+    let meant: Vec<String> = pods.iter().filter(meant).map(|pod| pod.proxy.clone()).collect();
+    if meant.is_empty() {
+        let known = pods.iter().flat_map(|pod| [pod.proxy.as_str(), pod.name.as_str()]);
+        let some: Vec<&str> = pods.iter().take(LISTED).map(|pod| pod.proxy.as_str()).collect();
+        let more = if pods.len() > LISTED { " …" } else { "" };
+        let suggestion = did_you_mean(closest(named, known));
+        bail!("there is no proxy {named:?}{suggestion}; there are: {}{more}", some.join(", "));
     }
+    Ok(meant)
 }
 
 fn certificate(answer: Answer<IdentityStatus>) -> Certificate {
@@ -95,6 +108,8 @@ fn until(at_ms: u64, now_ms: u64) -> String {
         at => at.checked_sub(now_ms).map_or_else(|| "now".to_owned(), table::span),
     }
 }
+
+const LISTED: usize = 20;
 
 #[cfg(test)]
 mod tests {

@@ -14,7 +14,7 @@ use crate::output::{self, Format};
 use crate::stat::{Summary, footer, seconds};
 use crate::table::{self, Table};
 use crate::traffic::{self, Figures, Traffic};
-use crate::transport::{Transport, TransportError};
+use crate::transport::{self, Transport, TransportError};
 
 /// The answer.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -57,8 +57,16 @@ pub struct End {
 }
 
 /// Runs the command.
-pub async fn run(transport: &impl Transport, args: &EdgesArgs, format: Format) -> anyhow::Result<()> {
-    let edges = gather(transport, args.window).await?;
+pub async fn run(
+    transport: &impl Transport,
+    args: &EdgesArgs,
+    namespace: Option<&str>,
+    format: Format,
+) -> anyhow::Result<()> {
+    let mut edges = gather(transport, args.window).await?;
+    if let Some(namespace) = namespace {
+        edges.edges.retain(|edge| edge.source.namespace == namespace || edge.destination.namespace == namespace);
+    }
     output::print(&match format {
         Format::Json => output::json(&edges),
         Format::Table => edges.render(),
@@ -72,7 +80,8 @@ pub async fn run(transport: &impl Transport, args: &EdgesArgs, format: Format) -
 
 /// Looks twice and adds up.
 pub async fn gather(transport: &impl Transport, window: Duration) -> Result<Edges, TransportError> {
-    Ok(Edges::new(&traffic::observe(transport, window).await?))
+    let proxies = transport::proxies(transport).await?;
+    Ok(Edges::new(&traffic::observe(transport, &proxies, window).await))
 }
 
 #[derive(Debug, Default)]

@@ -7,10 +7,11 @@
 //!         where?      one trait     what the proxies said       figures     rows
 //! ```
 //!
-//! - [`transport`] is the only way to a proxy: list them, GET a path of their admin. Today over the unix sockets of a demo.
+//! - [`transport`] is the only way to a proxy: list them, GET a path of their admin. Over the unix sockets of a demo, or by
+//!   port-forwarding into a cluster.
 //! - [`exposition`] reads Prometheus text, [`traffic`] turns two scrapes into rates, success, quantiles and mTLS share.
-//! - [`stat`], [`edges`], [`certificates`], [`proxy_status`] and [`check`] are the commands: each gathers, decides with a
-//!   pure function, and prints.
+//! - [`stat`], [`edges`], [`certificates`], [`proxy_status`], [`version`] and [`check`] are the commands: each gathers, decides
+//!   with a pure function, and prints. [`target`] is what they let people name.
 //! - [`kubernetes`] connects to a cluster, and holds the rule of what a command looks at: a demo or a cluster.
 //! - [`demo`] runs a whole mesh on this machine, in network namespaces of its own.
 
@@ -27,8 +28,10 @@ pub mod output;
 pub mod proxy_status;
 pub mod stat;
 pub mod table;
+pub mod target;
 pub mod traffic;
 pub mod transport;
+pub mod version;
 
 pub(crate) mod run;
 

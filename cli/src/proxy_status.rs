@@ -113,7 +113,7 @@ mod tests {
         };
         let old =
             DiscoveryStatus { connected: false, age_ms: 15_000, last_error: Some("refused".into()), ..status.clone() };
-        let answer = |proxy: &str, result| Answer { proxy: proxy.into(), result };
+        let answer = |proxy: &str, result| Answer { proxy: proxy.into(), at: tokio::time::Instant::now(), result };
         let pictures = [answer("a", Ok(status)), answer("b", Ok(old)), answer("c", Err(TransportError::TimedOut(5)))]
             .map(|answer| picture(answer, Duration::from_secs(15)));
         assert_eq!(pictures.each_ref().map(|picture| picture.stale), [false, true, true]);

@@ -3,17 +3,17 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
-use proto::admin::Info;
-use serde::Serialize;
 
-use crate::args::{Args, Command, Shell};
+use crate::args::{Args, CheckArgs, Command, ScopeArgs, Shell};
+use crate::check::Report;
 use crate::kubernetes::{self, ConnectError, Place};
 use crate::location::LocationError;
-use crate::output::{self, Format};
-use crate::table::Table;
+use crate::output;
+use crate::stat::{Question, QuestionError};
+use crate::target::Target;
+use crate::transport::port_forward::PortForward;
 use crate::transport::unix_socket::UnixSockets;
-use crate::transport::{self, Transport as _};
-use crate::{certificates, check, demo, edges, location, proxy_status, stat};
+use crate::{certificates, check, demo, edges, location, proxy_status, stat, version};
 
 /// Runs the program: 0 when all is well, 1 when something is not, 2 when the command line makes no sense.
 pub fn main() -> ExitCode {
@@ -31,14 +31,15 @@ pub fn main() -> ExitCode {
     let result = match &args.command {
         Command::Demo(demo) => demo::run(demo, args.demo_dir.as_deref()),
         Command::Completion { shell } => completion(*shell),
-        Command::Version(version) if version.client => client_version(args.output),
+        Command::Version(version) if version.client => version::client(args.output),
         _ => runtime().and_then(|runtime| runtime.block_on(ask(&args))),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("meshctl: {error:#}");
-            ExitCode::from(FAILURE)
+            let usage = error.downcast_ref::<QuestionError>().is_some_and(QuestionError::is_usage);
+            ExitCode::from(if usage { USAGE } else { FAILURE })
         }
     }
 }
@@ -62,25 +63,38 @@ pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 async fn ask(args: &Args) -> anyhow::Result<()> {
+    if let Command::Check(check) = &args.command {
+        return check::run(async || check_once(args, check).await, check.wait, args.output).await;
+    }
     match kubernetes::place(args.demo_dir.as_deref(), &args.cluster) {
         Place::Demo => ask_demo(args).await,
         Place::Kubernetes { no_demo } => ask_cluster(args, no_demo).await,
     }
 }
 
-/// The same commands on a cluster.
-async fn ask_cluster(args: &Args, no_demo: Option<LocationError>) -> anyhow::Result<()> {
-    let named = no_demo.is_none();
-    match (&args.command, kubernetes::connect_there(&args.cluster, no_demo).await) {
-        // Without a mesh there is still a version to tell, but not silently where one was named.
-        (Command::Version(_), Err(ConnectError::NoMesh(_))) if !named => all_versions(None, args.output).await,
-        // A demo that is about to start is waited for.
-        (Command::Check(check), Err(ConnectError::NoMesh(_))) if check.wait.is_some() => {
-            check::run(|| demo(args), check, args.output).await
+/// One look at whatever is there now: a demo, or a cluster, that is about to start is waited for by looking again.
+async fn check_once(args: &Args, check: &CheckArgs) -> anyhow::Result<Report> {
+    let no_demo = match kubernetes::place(args.demo_dir.as_deref(), &args.cluster) {
+        Place::Demo => {
+            anyhow::ensure!(
+                !check.pre,
+                "a demo needs nothing installed; name a cluster with --context or --kubeconfig"
+            );
+            let answers = check::proxies::gather(&demo(args)?).await?;
+            return Ok(check::proxies::judge(&answers, crate::now_ms()));
         }
-        (_, Err(error)) => Err(error.into()),
-        (_, Ok(_)) => anyhow::bail!("this version looks at demos only; start one with: meshctl demo"),
+        Place::Kubernetes { no_demo } => no_demo,
+    };
+    let cluster = kubernetes::connect_there(&args.cluster, no_demo).await?;
+    if check.pre {
+        return Ok(check::before::judge(&check::fetch::before(&cluster).await));
     }
+    let mut sections = check::installed::sections(&check::fetch::installed(&cluster).await);
+    if check.proxy {
+        let answers = check::proxies::gather(&PortForward::new(cluster.client.clone(), None)).await?;
+        sections.push(check::proxies::section(&answers, crate::now_ms()));
+    }
+    Ok(Report::new(sections))
 }
 
 fn demo(args: &Args) -> anyhow::Result<UnixSockets> {
@@ -88,66 +102,61 @@ fn demo(args: &Args) -> anyhow::Result<UnixSockets> {
 }
 
 async fn ask_demo(args: &Args) -> anyhow::Result<()> {
-    if let Command::Check(check) = &args.command {
-        return check::run(|| demo(args), check, args.output).await;
-    }
     let transport = demo(args)?;
     match &args.command {
-        Command::Stat(stat) => stat::run(&transport, stat, args.output).await,
-        Command::Edges(edges) => edges::run(&transport, edges, args.output).await,
+        Command::Stat(stat) => {
+            let question = Question::new(stat, stat.scope.namespace.as_deref())?;
+            stat::run(&transport, &question, stat, args.output).await
+        }
+        Command::Edges(edges) => edges::run(&transport, edges, edges.scope.namespace.as_deref(), args.output).await,
         Command::Identity(proxies) => certificates::run(&transport, proxies, args.output).await,
         Command::ProxyStatus(status) => proxy_status::run(&transport, status, args.output).await,
-        Command::Version(_) => all_versions(Some(&transport), args.output).await,
+        Command::Version(_) => version::demo(&transport, args.output).await,
         Command::Check(_) | Command::Demo(_) | Command::Completion { .. } => unreachable!("these were run before"),
     }
 }
 
-#[derive(Debug, Serialize)]
-struct Versions {
-    meshctl: &'static str,
-    proxies: Vec<ProxyVersion>,
-}
-
-#[derive(Debug, Serialize)]
-struct ProxyVersion {
-    proxy: String,
-    version: Option<String>,
-    error: Option<String>,
-}
-
-fn client_version(format: Format) -> anyhow::Result<()> {
-    print_versions(&Versions { meshctl: OWN, proxies: Vec::new() }, format)
-}
-
-async fn all_versions(transport: Option<&UnixSockets>, format: Format) -> anyhow::Result<()> {
-    let mut versions = Versions { meshctl: OWN, proxies: Vec::new() };
-    if let Some(transport) = transport {
-        let pods = transport.pods().await?;
-        let names: Vec<String> = pods.into_iter().filter(|pod| pod.meshed).map(|pod| pod.name).collect();
-        for answer in transport::ask_json::<Info>(transport, &names, "/info").await {
-            let (version, error) = match answer.result {
-                Ok(info) => (Some(info.version), None),
-                Err(error) => (None, Some(error.to_string())),
-            };
-            versions.proxies.push(ProxyVersion { proxy: answer.proxy, version, error });
+/// The same commands on a cluster.
+async fn ask_cluster(args: &Args, no_demo: Option<LocationError>) -> anyhow::Result<()> {
+    let cluster = match (&args.command, kubernetes::connect_there(&args.cluster, no_demo).await) {
+        // Without a mesh there is still a version to tell, but not silently where one was named.
+        (Command::Version(_), Err(ConnectError::NoMesh(_))) => return version::client(args.output),
+        (_, cluster) => cluster?,
+    };
+    let way = |namespace: Option<&str>| PortForward::new(cluster.client.clone(), namespace.map(str::to_owned));
+    let usual = cluster.namespace.as_str();
+    match &args.command {
+        Command::Stat(stat) => {
+            let question = Question::new(stat, namespace(&stat.scope, None, usual))?;
+            stat::run(&way(question.scope()), &question, stat, args.output).await
         }
+        Command::Edges(edges) => {
+            let namespace = namespace(&edges.scope, None, usual);
+            edges::run(&way(namespace), edges, namespace, args.output).await
+        }
+        Command::Identity(proxies) => {
+            let namespace = namespace(&proxies.scope, proxies.proxy.as_deref(), usual);
+            certificates::run(&way(namespace), proxies, args.output).await
+        }
+        Command::ProxyStatus(status) => {
+            let namespace = namespace(&status.scope, status.proxy.as_deref(), usual);
+            proxy_status::run(&way(namespace), status, args.output).await
+        }
+        Command::Version(_) => version::cluster(&cluster, &way(None), args.output).await,
+        Command::Check(_) | Command::Demo(_) | Command::Completion { .. } => unreachable!("these were run before"),
     }
-    print_versions(&versions, format)
 }
 
-fn print_versions(versions: &Versions, format: Format) -> anyhow::Result<()> {
-    if format == Format::Json {
-        return output::print(&output::json(versions));
+/// The namespace to look at, none for all: what the flags say, else that of a proxy named `namespace/pod`, else the usual one.
+fn namespace<'n>(scope: &'n ScopeArgs, proxy: Option<&'n str>, usual: &'n str) -> Option<&'n str> {
+    if scope.all_namespaces {
+        return None;
     }
-    let mut text = format!("meshctl {}\n", versions.meshctl);
-    if !versions.proxies.is_empty() {
-        let mut table = Table::new(&["PROXY", "VERSION"]);
-        for ProxyVersion { proxy, version, error } in &versions.proxies {
-            table.row(vec![proxy.clone(), version.clone().or_else(|| error.clone()).unwrap_or_default()]);
-        }
-        text.push_str(&format!("\n{}", table.render()));
-    }
-    output::print(&text)
+    let of_proxy = || {
+        let (namespace, _) = proxy?.split_once('/')?;
+        Target::parse_one(proxy?).is_err().then_some(namespace)
+    };
+    Some(scope.namespace.as_deref().or_else(of_proxy).unwrap_or(usual))
 }
 
 fn completion(shell: Shell) -> anyhow::Result<()> {
@@ -161,6 +170,5 @@ fn completion(shell: Shell) -> anyhow::Result<()> {
     output::print(&String::from_utf8_lossy(&script))
 }
 
-const OWN: &str = env!("CARGO_PKG_VERSION");
 const FAILURE: u8 = 1;
 const USAGE: u8 = 2;

@@ -1,41 +1,35 @@
-//! `meshctl stat`: how every workload does, or every Service, namespace or version.
+//! `meshctl stat`: how every workload does, or every pod, Service, namespace or version.
 //!
-//! Workloads and namespaces are told by their own proxies (what arrived); Services and versions by the callers' (what was
-//! asked for, and where the mesh sent it).
+//! Workloads, pods and namespaces are told by their own proxies (what arrived); Services and versions by the callers' (what was
+//! asked for, and where the mesh sent it). With `--to` rows are the callers, with `--from` the called, and only the traffic
+//! between the two counts. [`question`] holds those rules.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use clap::ValueEnum;
 use proto::names;
 use serde::Serialize;
 
-use crate::output::Format;
+use crate::args::StatArgs;
+use crate::output::{self, Format};
 use crate::table::{self, Table};
-use crate::traffic::{self, Figures, Traffic};
-use crate::transport::{Pod, Transport, TransportError};
-use crate::{args::StatArgs, output};
+use crate::target::Kind;
+use crate::traffic::{self, Cost, Figures, Traffic};
+use crate::transport::{Pod, Transport};
 
-/// What a row stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum By {
-    /// Deployment or the like.
-    Workload,
-    /// Service that requests were sent to.
-    Service,
-    /// Namespace.
-    Namespace,
-    /// Service that requests were sent to, and version of the workload behind it.
-    #[value(alias = "backend")]
-    Version,
-}
+pub use question::{By, Question, QuestionError};
+
+mod question;
 
 /// The answer.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Stat {
     /// What a row stands for.
     pub by: By,
+    /// Rows are workloads of this kind only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<Kind>,
     /// Seconds between the two looks.
     pub window_seconds: f64,
     /// Proxies that answered.
@@ -53,13 +47,16 @@ pub struct Stat {
 pub struct Row {
     /// Namespace.
     pub namespace: String,
-    /// Workload, Service or `Service/version`; empty for a namespace.
+    /// Workload, pod, Service or `Service/version`; empty for a namespace.
     pub name: String,
     /// Pods whose proxy answered, and pods there are. Absent where a row stands for no pods.
     pub meshed: Option<(usize, usize)>,
     /// Figures.
     #[serde(flatten)]
     pub figures: Summary,
+    /// What the proxies of the row took, where that was asked for.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<CostSummary>,
 }
 
 /// Figures of a row or an edge, ready to print.
@@ -81,64 +78,96 @@ pub struct Summary {
     pub tcp_bytes_per_second: Option<f64>,
 }
 
-/// Runs the command.
-pub async fn run(transport: &impl Transport, args: &StatArgs, format: Format) -> anyhow::Result<()> {
-    let stat = gather(transport, args.by, args.window).await?;
-    output::print(&match format {
-        Format::Json => output::json(&stat),
-        Format::Table => stat.render(),
-    })?;
-    anyhow::ensure!(stat.answered > 0 || stat.proxies == 0, "no proxy answered; see what is wrong with: meshctl check");
-    Ok(())
+/// What the proxies of a row took together.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct CostSummary {
+    /// Cores in use.
+    pub proxy_cpu_cores: f64,
+    /// Resident bytes.
+    pub proxy_memory_bytes: f64,
+    /// Median of the time requests spent in the proxy, milliseconds.
+    pub added_p50_ms: Option<f64>,
+    /// 99th percentile of it, milliseconds.
+    pub added_p99_ms: Option<f64>,
 }
 
-/// Looks twice and adds up.
-pub async fn gather(transport: &impl Transport, by: By, window: Duration) -> Result<Stat, TransportError> {
+/// Runs the command.
+pub async fn run(
+    transport: &impl Transport,
+    question: &Question,
+    args: &StatArgs,
+    format: Format,
+) -> anyhow::Result<()> {
     let pods = transport.pods().await?;
-    Ok(Stat::new(by, &pods, &traffic::observe(transport, window).await?))
+    if let Some(missing) = question.missing(&pods) {
+        return Err(missing.into());
+    }
+    loop {
+        let stat = Stat::new(question, &pods, &traffic::observe(transport, &proxies(&pods), args.window).await);
+        output::print(&match format {
+            Format::Json => output::json(&stat),
+            Format::Table if args.watch => format!("{}{}", clear(), stat.render()),
+            Format::Table => stat.render(),
+        })?;
+        if !args.watch {
+            return stat.verdict();
+        }
+    }
+}
+
+/// The proxies of these pods.
+pub fn proxies(pods: &[Pod]) -> Vec<String> {
+    pods.iter().filter(|pod| pod.meshed).map(|pod| pod.proxy.clone()).collect()
+}
+
+/// Takes a terminal back to its beginning; an empty line between tables elsewhere.
+fn clear() -> &'static str {
+    if std::io::stdout().is_terminal() { "\u{1b}[H\u{1b}[J" } else { "\n" }
+}
+
+#[derive(Debug, Default)]
+struct Sum {
+    figures: Figures,
+    cost: Cost,
+    meshed: Option<(usize, usize)>,
 }
 
 impl Stat {
     /// Adds up what happened.
-    pub fn new(by: By, pods: &[Pod], traffic: &Traffic) -> Self {
-        let mut sums: BTreeMap<(String, String), Figures> = BTreeMap::new();
-        let mut meshed: BTreeMap<(String, String), (usize, usize)> = BTreeMap::new();
-        // The control plane speaks mesh TLS by itself: it has no proxies to count.
-        let counted =
-            |pod: &&Pod| matches!(by, By::Workload | By::Namespace) && pod.namespace != names::SYSTEM_NAMESPACE;
+    pub fn new(question: &Question, pods: &[Pod], traffic: &Traffic) -> Self {
+        let mut sums: BTreeMap<(String, String), Sum> = BTreeMap::new();
+        // The control plane speaks mesh TLS by itself: it has no proxies to count, unless it is asked for.
+        let counted = |pod: &&Pod| {
+            pod.namespace != names::SYSTEM_NAMESPACE || question.namespace.as_deref() == Some(names::SYSTEM_NAMESPACE)
+        };
         for pod in pods.iter().filter(counted) {
-            let name = if by == By::Workload { pod.workload.clone() } else { String::new() };
-            let key = (pod.namespace.clone(), name);
-            let (answered, known) = meshed.entry(key.clone()).or_default();
-            *answered += usize::from(pod.meshed && traffic.answered.contains(&pod.name));
-            *known += 1;
-            sums.entry(key).or_default();
+            for (namespace, name) in question.rows_of(pod) {
+                let sum = sums.entry((namespace.to_owned(), name.to_owned())).or_default();
+                let (answered, known) = sum.meshed.get_or_insert_default();
+                *answered += usize::from(pod.meshed && traffic.answered.contains(&pod.proxy));
+                *known += 1;
+                if let Some(cost) = traffic.costs.get(&pod.proxy) {
+                    sum.cost.add(cost);
+                }
+            }
         }
+        let by_proxy: BTreeMap<&str, &Pod> = pods.iter().map(|pod| (pod.proxy.as_str(), pod)).collect();
         for series in &traffic.series {
-            let label = |name: &str| series.labels.get(name).map_or("unknown", String::as_str);
-            let own = label("reporter") == "destination";
-            let (namespace, name) = match by {
-                By::Workload if own => {
-                    (label("destination_workload_namespace"), label("destination_workload").to_owned())
-                }
-                By::Namespace if own => (label("destination_workload_namespace"), String::new()),
-                By::Service if !own => {
-                    (label("destination_service_namespace"), label("destination_service_name").to_owned())
-                }
-                By::Version if !own => {
-                    let name = format!("{}/{}", label("destination_service_name"), label("destination_version"));
-                    (label("destination_service_namespace"), name)
-                }
-                _ => continue,
-            };
-            sums.entry((namespace.to_owned(), name)).or_default().add(&series.figures);
+            let pod = by_proxy.get(series.proxy.as_str()).copied();
+            if let Some(row) = question.row(series, pod).filter(|row| of_kind(question, pods, row)) {
+                sums.entry(row).or_default().figures.add(&series.figures);
+            }
         }
-        let row = |((namespace, name), figures): ((String, String), Figures)| {
-            let meshed = meshed.get(&(namespace.clone(), name.clone())).copied();
-            Row { namespace, name, meshed, figures: Summary::new(&figures) }
+        let row = |((namespace, name), sum): ((String, String), Sum)| Row {
+            namespace,
+            name,
+            meshed: sum.meshed,
+            figures: Summary::new(&sum.figures),
+            cost: question.costs.then(|| CostSummary::new(&sum.cost)),
         };
         Self {
-            by,
+            by: question.by,
+            kind: question.kind,
             window_seconds: seconds(traffic.window),
             answered: traffic.answered.len(),
             proxies: traffic.answered.len() + traffic.silent.len(),
@@ -149,31 +178,69 @@ impl Stat {
 
     /// The table, and below it what it is made of.
     pub fn render(&self) -> String {
-        let heading = match self.by {
-            By::Workload => "WORKLOAD",
-            By::Service => "SERVICE",
-            By::Namespace => "PODS",
-            By::Version => "SERVICE/VERSION",
+        let heading = match (self.by, self.kind) {
+            (By::Namespace, None) => "PODS",
+            (_, Some(_)) => "NAME",
+            (By::Workload, None) => "WORKLOAD",
+            (By::Pod, None) => "POD",
+            (By::Service, None) => "SERVICE",
+            (By::Version, None) => "SERVICE/VERSION",
         };
-        let mut table =
-            Table::new(&["NAMESPACE", heading, ">MESHED", ">SUCCESS", ">RPS", ">P50", ">P95", ">P99", ">MTLS"]);
+        let namespaces = self.by == By::Namespace && self.kind.is_some();
+        let mut headings = vec!["NAMESPACE", heading, ">MESHED", ">SUCCESS", ">RPS", ">P50", ">P95", ">P99", ">MTLS"];
+        if namespaces {
+            headings.remove(0);
+        }
+        if self.rows.iter().any(|row| row.cost.is_some()) {
+            headings.extend([">CPU", ">MEMORY", ">ADDED P50", ">ADDED P99"]);
+        }
+        let mut table = Table::new(&headings);
         for row in &self.rows {
-            let meshed = row.meshed.map_or_else(|| "-".to_owned(), |(answered, known)| format!("{answered}/{known}"));
-            let name = if self.by == By::Namespace { "all".to_owned() } else { row.name.clone() };
-            let figures = &row.figures;
-            table.row(vec![
-                row.namespace.clone(),
-                name,
-                meshed,
-                table::percent(figures.success),
-                figures.rate(),
-                table::milliseconds(figures.p50_ms),
-                table::milliseconds(figures.p95_ms),
-                table::milliseconds(figures.p99_ms),
-                table::percent(figures.mtls),
-            ]);
+            let mut cells = row.cells();
+            if namespaces {
+                // Its name is the namespace's; "all its pods" says nothing new.
+                cells.remove(1);
+            }
+            table.row(cells);
         }
         table.render() + &footer(self.window_seconds, self.answered, self.proxies, &self.silent)
+    }
+
+    fn verdict(&self) -> anyhow::Result<()> {
+        if self.rows.is_empty() {
+            eprintln!("meshctl: there is nothing of that kind here; all namespaces: meshctl stat -A");
+        }
+        anyhow::ensure!(
+            self.answered > 0 || self.proxies == 0,
+            "no proxy answered; see what is wrong with: meshctl check"
+        );
+        Ok(())
+    }
+}
+
+impl Row {
+    fn cells(&self) -> Vec<String> {
+        let figures = &self.figures;
+        let mut cells = vec![
+            self.namespace.clone(),
+            if self.name.is_empty() { "all".to_owned() } else { self.name.clone() },
+            self.meshed.map_or_else(|| "-".to_owned(), |(answered, known)| format!("{answered}/{known}")),
+            table::percent(figures.success),
+            figures.rate(),
+            table::milliseconds(figures.p50_ms),
+            table::milliseconds(figures.p95_ms),
+            table::milliseconds(figures.p99_ms),
+            table::percent(figures.mtls),
+        ];
+        if let Some(cost) = &self.cost {
+            cells.extend([
+                format!("{:.0}m", cost.proxy_cpu_cores * 1000.0),
+                format!("{:.1}MiB", cost.proxy_memory_bytes / 1024.0 / 1024.0),
+                short_time(cost.added_p50_ms),
+                short_time(cost.added_p99_ms),
+            ]);
+        }
+        cells
     }
 }
 
@@ -197,6 +264,23 @@ impl Summary {
     }
 }
 
+impl CostSummary {
+    fn new(cost: &Cost) -> Self {
+        Self {
+            proxy_cpu_cores: cost.cpu,
+            proxy_memory_bytes: cost.memory,
+            added_p50_ms: cost.added(0.5),
+            added_p99_ms: cost.added(0.99),
+        }
+    }
+}
+
+/// Rows told by labels say no kind: where one was asked for, a pod of that workload must be of it.
+fn of_kind(question: &Question, pods: &[Pod], (namespace, name): &(String, String)) -> bool {
+    let Some(kind) = question.kind.filter(|kind| kind.is_workload()) else { return true };
+    pods.iter().any(|pod| pod.kind == Some(kind) && pod.namespace == *namespace && pod.workload == *name)
+}
+
 /// Says which window, how many proxies answered, and why the others did not.
 pub fn footer(window_seconds: f64, answered: usize, proxies: usize, silent: &BTreeMap<String, String>) -> String {
     let mut text = format!("\nover {window_seconds:.1} s, {answered} of {proxies} proxies answered\n");
@@ -204,6 +288,14 @@ pub fn footer(window_seconds: f64, answered: usize, proxies: usize, silent: &BTr
         text.push_str(&format!("‼ {proxy} {why}\n"));
     }
     text
+}
+
+/// Milliseconds below one, as they are spent in a proxy.
+fn short_time(milliseconds: Option<f64>) -> String {
+    match milliseconds {
+        Some(value) if value < 1.0 => format!("{:.0}µs", value * 1000.0),
+        value => table::milliseconds(value),
+    }
 }
 
 fn volume(bytes: Option<f64>) -> String {
@@ -235,7 +327,14 @@ mod tests {
         destination_workload_namespace=\"shop\",response_code=\"200\",connection_security_policy=\"mutual_tls\",le=\"+Inf\"} 40\n";
 
     fn pod(name: &str, workload: &str) -> Pod {
-        Pod { name: name.into(), namespace: "shop".into(), workload: workload.into(), meshed: true }
+        Pod {
+            proxy: name.into(),
+            name: name.into(),
+            namespace: "shop".into(),
+            workload: workload.into(),
+            meshed: true,
+            ..Pod::default()
+        }
     }
 
     #[test]
@@ -243,7 +342,7 @@ mod tests {
         let control = Pod { namespace: names::SYSTEM_NAMESPACE.into(), meshed: false, ..pod("identity", "identity") };
         let pods =
             [control, pod("reviews-v1-1", "reviews-v1"), pod("reviews-v1-2", "reviews-v1"), pod("cart-1", "cart")];
-        let stat = Stat::new(By::Workload, &pods, &traffic(&[("reviews-v1-1", SEEN), ("cart-1", "")]));
+        let stat = Stat::new(&Question::all(By::Workload), &pods, &traffic(&[("reviews-v1-1", SEEN), ("cart-1", "")]));
         assert_eq!(
             stat.render(),
             "NAMESPACE  WORKLOAD    MESHED  SUCCESS   RPS    P50    P95    P99     MTLS\n\
@@ -255,11 +354,26 @@ mod tests {
 
     #[test]
     fn versions_are_told_by_the_callers() {
-        let stat = Stat::new(By::Version, &[], &traffic(&[("cart-1", SEEN)]));
+        let stat = Stat::new(&Question::all(By::Version), &[], &traffic(&[("cart-1", SEEN)]));
         assert_eq!(stat.rows.len(), 1);
         assert_eq!((stat.rows[0].name.as_str(), stat.rows[0].figures.success), ("payments/v2", Some(0.0)));
         let json: serde_json::Value = serde_json::from_str(&output::json(&stat)).unwrap();
         assert_eq!(json["rows"][0]["rps"], 5.0);
         assert_eq!(json["by"], "version");
+    }
+
+    #[test]
+    fn what_the_proxies_take_is_shown_when_asked_for() {
+        let text = "process_cpu_seconds_total 0.5\nprocess_resident_memory_bytes 8388608\n\
+                    mesh_proxy_overhead_seconds_bucket{le=\"0.0001\"} 40\nmesh_proxy_overhead_seconds_bucket{le=\"+Inf\"} 40\n";
+        let question = Question { costs: true, ..Question::all(By::Workload) };
+        let pods = [pod("cart-1", "cart"), pod("cart-2", "cart")];
+        let stat = Stat::new(&question, &pods, &traffic(&[("cart-1", text), ("cart-2", text)]));
+        assert_eq!(
+            stat.render(),
+            "NAMESPACE  WORKLOAD  MESHED  SUCCESS  RPS  P50  P95  P99  MTLS   CPU   MEMORY  ADDED P50  ADDED P99\n\
+             shop       cart         2/2        -    -    -    -    -     -  500m  16.0MiB       50µs       99µs\n\
+             \nover 2.0 s, 2 of 2 proxies answered\n"
+        );
     }
 }

@@ -33,6 +33,19 @@ pub struct Traffic {
     pub silent: BTreeMap<String, TransportError>,
     /// The longest time between two answers of one proxy.
     pub window: Duration,
+    /// What the proxies themselves took.
+    pub costs: BTreeMap<String, Cost>,
+}
+
+/// What one proxy took, or several together.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Cost {
+    /// Cores in use.
+    pub cpu: f64,
+    /// Resident bytes.
+    pub memory: f64,
+    /// Requests per second by upper bound of the time they spent in the proxy, cumulative; milliseconds as bits of a float.
+    pub added: BTreeMap<u64, f64>,
 }
 
 /// What happened under one set of labels at one proxy.
@@ -68,7 +81,6 @@ pub struct Figures {
 /// Asks every proxy of a mesh for its metrics.
 pub async fn look(transport: &impl Transport, proxies: &[String]) -> Vec<Scrape> {
     let answers = transport::ask(transport, proxies, "/metrics").await;
-    let at = Instant::now();
     let read = |body: bytes::Bytes| {
         let malformed = |problem: String| TransportError::Malformed { path: "/metrics".to_owned(), problem };
         let text = std::str::from_utf8(&body).map_err(|error| malformed(error.to_string()))?;
@@ -76,17 +88,19 @@ pub async fn look(transport: &impl Transport, proxies: &[String]) -> Vec<Scrape>
     };
     answers
         .into_iter()
-        .map(|answer| Scrape { proxy: answer.proxy, at, samples: answer.result.and_then(read) })
+        .map(|answer| Scrape { proxy: answer.proxy, at: answer.at, samples: answer.result.and_then(read) })
         .collect()
 }
 
-/// Looks twice, `window` apart.
-pub async fn observe(transport: &impl Transport, window: Duration) -> Result<Traffic, TransportError> {
-    let proxies = transport::proxies(transport).await?;
-    let before = look(transport, &proxies).await;
+/// Looks twice, `window` apart. A proxy that did not answer the first time is not asked again.
+pub async fn observe(transport: &impl Transport, proxies: &[String], window: Duration) -> Traffic {
+    let before = look(transport, proxies).await;
     sleep(window).await;
-    let after = look(transport, &proxies).await;
-    Ok(between(&before, &after))
+    let (well, silent): (Vec<_>, Vec<_>) = before.iter().partition(|scrape| scrape.samples.is_ok());
+    let well: Vec<String> = well.iter().map(|scrape| scrape.proxy.clone()).collect();
+    let mut after = look(transport, &well).await;
+    after.extend(silent.into_iter().cloned());
+    between(&before, &after)
 }
 
 /// What happened between two looks.
@@ -109,12 +123,28 @@ pub fn between(before: &[Scrape], after: &[Scrape]) -> Traffic {
         let earlier: BTreeMap<(&str, &Labels), f64> =
             first.iter().map(|sample| ((sample.name.as_str(), &sample.labels), sample.value)).collect();
         let mut series: BTreeMap<Labels, Figures> = BTreeMap::new();
+        let cost = traffic.costs.entry(after.proxy.clone()).or_default();
         for sample in second {
+            if sample.name == PROCESS_MEMORY {
+                cost.memory = sample.value;
+                continue;
+            }
             let before = earlier.get(&(sample.name.as_str(), &sample.labels)).copied().unwrap_or(0.0);
             // A counter that went back began anew: the proxy was started again in between.
             let change = if sample.value >= before { sample.value - before } else { sample.value };
-            if change.is_finite() && change > 0.0 {
-                add(&mut series, sample, change / seconds);
+            if !(change.is_finite() && change > 0.0) {
+                continue;
+            }
+            let rate = change / seconds;
+            if sample.name == PROCESS_CPU {
+                cost.cpu = rate;
+            } else if sample.name.starts_with(metric::OVERHEAD) {
+                // Seconds, where every other duration here is in milliseconds.
+                if let Some(bound) = bound(sample.labels.get("le").map(String::as_str)) {
+                    *cost.added.entry((bound * 1000.0).to_bits()).or_default() += rate;
+                }
+            } else {
+                add(&mut series, sample, rate);
             }
         }
         let proxy = &after.proxy;
@@ -126,7 +156,7 @@ pub fn between(before: &[Scrape], after: &[Scrape]) -> Traffic {
 
 fn add(series: &mut BTreeMap<Labels, Figures>, sample: &Sample, rate: f64) {
     let mut labels = sample.labels.clone();
-    let bound = labels.remove("le");
+    let le = labels.remove("le");
     let mutual = labels.get(SECURITY).map(String::as_str);
     let secured = |weight: f64| match mutual {
         Some("mutual_tls") => (weight, weight),
@@ -150,8 +180,7 @@ fn add(series: &mut BTreeMap<Labels, Figures>, sample: &Sample, rate: f64) {
             rate
         }
         _ => {
-            let bound = bound.and_then(|bound| if bound == "+Inf" { Some(f64::INFINITY) } else { bound.parse().ok() });
-            if let Some(bound) = bound.filter(|bound| *bound >= 0.0) {
+            if let Some(bound) = bound(le.as_deref()) {
                 *figures.buckets.entry(bound.to_bits()).or_default() += rate;
             }
             0.0
@@ -160,6 +189,12 @@ fn add(series: &mut BTreeMap<Labels, Figures>, sample: &Sample, rate: f64) {
     let (mutual, known) = secured(weight);
     figures.mutual_tls += mutual;
     figures.known_security += known;
+}
+
+/// A histogram's upper bound.
+fn bound(le: Option<&str>) -> Option<f64> {
+    let bound = if le? == "+Inf" { f64::INFINITY } else { le?.parse().ok()? };
+    (bound >= 0.0).then_some(bound)
 }
 
 /// Not a 5xx, not without an answer, and for gRPC none of the statuses that are the server's doing.
@@ -202,25 +237,45 @@ impl Figures {
     /// Duration in milliseconds below which `quantile` (0 to 1) of the requests stayed, as PromQL's `histogram_quantile`
     /// estimates it: evenly spread inside a bucket; the highest finite bound for what lies beyond.
     pub fn quantile(&self, quantile: f64) -> Option<f64> {
-        let total = self.buckets.get(&f64::INFINITY.to_bits()).copied().filter(|total| *total > 0.0)?;
-        let rank = quantile * total;
-        let (mut lower, mut below) = (0.0, 0.0);
-        for (bound, cumulative) in &self.buckets {
-            let bound = f64::from_bits(*bound);
-            if *cumulative >= rank && bound.is_finite() {
-                let inside = cumulative - below;
-                return Some(if inside > 0.0 {
-                    lower + (bound - lower) * ((rank - below) / inside).max(0.0)
-                } else {
-                    bound
-                });
-            }
-            if bound.is_finite() {
-                (lower, below) = (bound, *cumulative);
-            }
-        }
-        Some(lower)
+        quantile_of(&self.buckets, quantile)
     }
+}
+
+impl Cost {
+    /// Adds another's.
+    pub fn add(&mut self, other: &Self) {
+        self.cpu += other.cpu;
+        self.memory += other.memory;
+        for (bound, rate) in &other.added {
+            *self.added.entry(*bound).or_default() += rate;
+        }
+    }
+
+    /// Time in milliseconds below which `quantile` (0 to 1) of the requests stayed in the proxy.
+    pub fn added(&self, quantile: f64) -> Option<f64> {
+        quantile_of(&self.added, quantile)
+    }
+}
+
+fn quantile_of(buckets: &BTreeMap<u64, f64>, quantile: f64) -> Option<f64> {
+    let total = buckets.get(&f64::INFINITY.to_bits()).copied().filter(|total| *total > 0.0)?;
+    let rank = quantile * total;
+    let (mut lower, mut below) = (0.0, 0.0);
+    for (bound, cumulative) in buckets {
+        let bound = f64::from_bits(*bound);
+        if *cumulative >= rank && bound.is_finite() {
+            let inside = cumulative - below;
+            return Some(if inside > 0.0 {
+                lower + (bound - lower) * ((rank - below) / inside).max(0.0)
+            } else {
+                bound
+            });
+        }
+        if bound.is_finite() {
+            (lower, below) = (bound, *cumulative);
+        }
+    }
+    Some(lower)
 }
 
 fn share(part: f64, whole: f64) -> Option<f64> {
@@ -231,8 +286,18 @@ fn share(part: f64, whole: f64) -> Option<f64> {
 /// Label that says how a connection was secured.
 pub const SECURITY: &str = "connection_security_policy";
 
-const WANTED: [&str; 5] =
-    [metric::REQUESTS, metric::REQUEST_DURATION, metric::TCP_OPENED, metric::TCP_SENT, metric::TCP_RECEIVED];
+const WANTED: [&str; 8] = [
+    metric::REQUESTS,
+    metric::REQUEST_DURATION,
+    metric::TCP_OPENED,
+    metric::TCP_SENT,
+    metric::TCP_RECEIVED,
+    metric::OVERHEAD,
+    PROCESS_CPU,
+    PROCESS_MEMORY,
+];
+const PROCESS_CPU: &str = "process_cpu_seconds_total";
+const PROCESS_MEMORY: &str = "process_resident_memory_bytes";
 
 #[cfg(test)]
 pub(crate) mod tests;

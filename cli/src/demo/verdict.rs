@@ -9,10 +9,10 @@ use proto::names;
 use tokio::time::sleep;
 
 use crate::certificates;
-use crate::check::{self, Outcome};
+use crate::check::{Outcome, proxies as checks_of};
 use crate::edges::{Edge, Edges};
 use crate::output;
-use crate::stat::{By, Stat};
+use crate::stat::{By, Question, Stat};
 use crate::traffic;
 use crate::transport::unix_socket::UnixSockets;
 use crate::transport::{self, Transport as _};
@@ -31,9 +31,9 @@ pub(super) async fn once(directory: &Path, report: &Path) -> anyhow::Result<()> 
     sleep(WINDOW).await;
     let after = traffic::look(&transport, &proxies).await;
     let traffic = traffic::between(&before, &after);
-    let checks = check::judge(&check::gather(&transport).await?, crate::now_ms());
-    let (stat, edges) = (Stat::new(By::Workload, &pods, &traffic), Edges::new(&traffic));
-    let versions = Stat::new(By::Version, &pods, &traffic);
+    let checks = checks_of::judge(&checks_of::gather(&transport).await?, crate::now_ms());
+    let (stat, edges) = (Stat::new(&Question::all(By::Workload), &pods, &traffic), Edges::new(&traffic));
+    let versions = Stat::new(&Question::all(By::Version), &pods, &traffic);
     let report = read(report)?;
     let certificates = certificates::render(&certificates::gather(&transport, &proxies).await, crate::now_ms());
     output::print(&format!(

@@ -4,16 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::client::conn::http1;
-use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::location::{self, ADMIN_SOCKET, PROXIES, PodState, STATE_FILE};
 
-use super::{MAX_BODY, Pod, Transport, TransportError};
+use super::{Pod, Transport, TransportError, http};
 
 /// The proxies of one demo.
 #[derive(Debug, Clone)]
@@ -43,7 +39,7 @@ impl Transport for UnixSockets {
         for entry in std::fs::read_dir(&directory).map_err(list)? {
             let entry = entry.map_err(list)?;
             if let (true, Ok(name)) = (entry.path().is_dir(), entry.file_name().into_string()) {
-                pods.push(Pod { workload: name.clone(), name, namespace: String::new(), meshed: true });
+                pods.push(Pod { proxy: name.clone(), workload: name.clone(), name, meshed: true, ..Pod::default() });
             }
         }
         Ok(sorted(pods))
@@ -57,16 +53,23 @@ impl Transport for UnixSockets {
         Ok(state.manifest_problems)
     }
 
-    async fn get(&self, pod: &str, path: &str) -> Result<Bytes, TransportError> {
-        if pod.is_empty() || pod.contains('/') || pod.starts_with('.') {
-            return Err(TransportError::Unreachable(format!("{pod:?} is no name of a pod")));
+    async fn get(&self, proxy: &str, path: &str) -> Result<Bytes, TransportError> {
+        if proxy.is_empty() || proxy.contains('/') || proxy.starts_with('.') {
+            return Err(TransportError::Unreachable(format!("{proxy:?} is no name of a pod")));
         }
-        get(&self.directory.join(PROXIES).join(pod).join(ADMIN_SOCKET), path).await
+        get(&self.directory.join(PROXIES).join(proxy).join(ADMIN_SOCKET), path).await
     }
 }
 
 fn pod(state: PodState) -> Pod {
-    Pod { name: state.name, namespace: state.namespace, workload: state.workload, meshed: state.meshed }
+    Pod {
+        proxy: state.name.clone(),
+        name: state.name,
+        namespace: state.namespace,
+        workload: state.workload,
+        meshed: state.meshed,
+        ..Pod::default()
+    }
 }
 
 fn sorted(mut pods: Vec<Pod>) -> Vec<Pod> {
@@ -85,32 +88,7 @@ pub async fn get(socket: &Path, path: &str) -> Result<Bytes, TransportError> {
 async fn exchange(socket: &Path, path: &str) -> Result<Bytes, TransportError> {
     let stream = UnixStream::connect(socket).await;
     let stream = stream.map_err(|error| TransportError::Unreachable(format!("{}: {error}", socket.display())))?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    let request = Request::get(path).header("host", "admin").body(Empty::<Bytes>::new());
-    let request = request.map_err(|error| TransportError::Unreachable(error.to_string()))?;
-    // The connection is driven here rather than in a task of its own, so that nothing outlives a timeout.
-    let answer = async move {
-        let response = sender.send_request(request).await.map_err(broken)?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
-        let body = body.map_err(|error| match error.downcast_ref::<http_body_util::LengthLimitError>() {
-            Some(_) => TransportError::TooLarge,
-            None => TransportError::Unreachable(error.to_string()),
-        })?;
-        let body = body.to_bytes();
-        if status == StatusCode::OK {
-            return Ok(body);
-        }
-        let beginning = String::from_utf8_lossy(&body[..body.len().min(200)]).trim().to_owned();
-        Err(TransportError::Status { path: path.to_owned(), status: status.as_u16(), body: beginning })
-    };
-    let (answer, _) = tokio::join!(answer, connection);
-    answer
-}
-
-#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
-fn broken(error: hyper::Error) -> TransportError {
-    TransportError::Unreachable(error.to_string())
+    http::get(stream, path).await
 }
 
 const LIMIT: Duration = Duration::from_secs(5);
@@ -120,13 +98,14 @@ mod tests {
     use std::convert::Infallible;
 
     use http_body_util::Full;
-    use hyper::Response;
     use hyper::body::Incoming;
     use hyper::service::service_fn;
+    use hyper::{Request, Response};
+    use hyper_util::rt::TokioIo;
     use tokio::net::UnixListener;
 
     use super::*;
-    use crate::transport::{ask, ask_json, proxies};
+    use crate::transport::{MAX_BODY, ask, ask_json, proxies};
 
     async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
         let (status, body) = match request.uri().path() {

@@ -1,15 +1,16 @@
 //! What answers mean.
 
 use super::*;
+use crate::check::Outcome;
 
 const NOW: u64 = 1_000_000;
 
 fn answer<T>(result: T) -> Vec<Answer<T>> {
-    vec![Answer { proxy: "web".to_owned(), result: Ok(result) }]
+    vec![Answer { proxy: "web".to_owned(), at: Instant::now(), result: Ok(result) }]
 }
 
 fn well() -> Answers {
-    let pod = Pod { name: "web".into(), namespace: "shop".into(), workload: "web".into(), meshed: true };
+    let pod = Pod { proxy: "web".into(), name: "web".into(), meshed: true, ..Pod::default() };
     let info = Info { version: env!("CARGO_PKG_VERSION").into(), ready: true, ..Info::default() };
     let identity = IdentityStatus { not_after_ms: NOW + 60_000, bundle: "ab".into(), ..IdentityStatus::default() };
     let discovery = DiscoveryStatus { connected: true, age_ms: 100, ..DiscoveryStatus::default() };
@@ -98,7 +99,7 @@ fn a_broken_manifest_is_a_warning_with_its_line() {
 fn different_anchors_are_a_warning() {
     let (outcome, text) = judged(|answers| {
         let other = IdentityStatus { not_after_ms: NOW + 1, bundle: "cd".into(), ..IdentityStatus::default() };
-        answers.identity.push(Answer { proxy: "api".into(), result: Ok(other) });
+        answers.identity.push(Answer { proxy: "api".into(), at: Instant::now(), result: Ok(other) });
     });
     assert_eq!(outcome, Outcome::Warning);
     assert!(text.contains("2 different sets of anchors"), "{text}");

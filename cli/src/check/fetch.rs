@@ -1,0 +1,213 @@
+//! What the checks look at, fetched from the API server. Nothing is decided here.
+
+use std::future::Future;
+
+use futures_util::{StreamExt as _, stream};
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Container, Namespace, Node, Pod, PodSpec, Secret};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Api, ListParams, ObjectMeta, PostParams};
+use kube::client::Body;
+use kube::{Client, ResourceExt as _};
+use proto::names;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+use crate::kubernetes::{Cluster, explain};
+use crate::transport::port_forward::{all, is_meshed};
+
+use super::before::{self, Before, Right};
+use super::installed::Installed;
+
+/// What was fetched, or in one sentence why not.
+pub type Fetched<T> = Result<T, String>;
+
+/// What came of asking the API server to admit a pod that wants to be injected, without creating it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trial {
+    /// Where.
+    pub namespace: String,
+    /// The pod that it would have created has a sidecar.
+    pub injected: bool,
+    /// How long the API server took, milliseconds.
+    pub took_ms: u64,
+}
+
+/// Everything that `check --pre` looks at.
+pub async fn before(cluster: &Cluster) -> Before {
+    let client = &cluster.client;
+    let (date_ms, rights, gateway, namespaces, nodes, leases, installed) = tokio::join!(
+        date_ms(client),
+        rights(client),
+        one(Api::<CustomResourceDefinition>::all(client.clone()), before::HTTP_ROUTES),
+        listed::<Namespace>(Api::all(client.clone())),
+        listed::<Node>(Api::all(client.clone())),
+        listed::<Lease>(Api::namespaced(client.clone(), NODE_LEASES)),
+        one(Api::<Deployment>::namespaced(client.clone(), names::SYSTEM_NAMESPACE), names::CONTROLLER_ACCOUNT),
+    );
+    Before {
+        server: cluster.server.clone(),
+        version: cluster.version.git_version.clone(),
+        minor_version: cluster.minor_version(),
+        now_ms: crate::now_ms(),
+        date_ms,
+        rights,
+        gateway,
+        namespaces,
+        nodes,
+        leases,
+        installed,
+    }
+}
+
+/// Everything that `check` looks at.
+pub async fn installed(cluster: &Cluster) -> Installed {
+    let client = &cluster.client;
+    let system = names::SYSTEM_NAMESPACE;
+    let bundles = ListParams::default().fields(&format!("metadata.name={}", names::BUNDLE_CONFIG_MAP));
+    let (deployments, leases, issuer, webhook, endpoints, kinds) = tokio::join!(
+        listed::<Deployment>(Api::namespaced(client.clone(), system)),
+        listed::<Lease>(Api::namespaced(client.clone(), system)),
+        one(Api::<Secret>::namespaced(client.clone(), system), names::ISSUER_SECRET),
+        one(Api::<MutatingWebhookConfiguration>::all(client.clone()), names::WEBHOOK_CONFIGURATION),
+        listed::<EndpointSlice>(Api::namespaced(client.clone(), system)),
+        kinds(client),
+    );
+    let config_maps: Api<ConfigMap> = Api::all(client.clone());
+    let (bundles, namespaces, pods, date_ms) = tokio::join!(
+        said(async { config_maps.list(&bundles).await.map(|list| list.items) }),
+        listed::<Namespace>(Api::all(client.clone())),
+        listed::<Pod>(Api::all(client.clone())),
+        date_ms(client),
+    );
+    let trial = trial(client, namespaces.as_deref().unwrap_or_default()).await;
+    Installed {
+        // Leases and certificates are judged by the cluster's clock where it tells the time.
+        now_ms: date_ms.unwrap_or_else(|_| crate::now_ms()),
+        deployments,
+        leases,
+        issuer,
+        webhook,
+        endpoints,
+        kinds,
+        bundles,
+        namespaces,
+        pods,
+        trial,
+    }
+}
+
+async fn said<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Fetched<T> {
+    call.await.map_err(|error| explain(&error))
+}
+
+async fn one<K>(api: Api<K>, name: &str) -> Fetched<Option<K>>
+where
+    K: Clone + DeserializeOwned + std::fmt::Debug,
+{
+    said(api.get_opt(name)).await
+}
+
+async fn listed<K>(api: Api<K>) -> Fetched<Vec<K>>
+where
+    K: Clone + DeserializeOwned + std::fmt::Debug,
+{
+    said(all(&api)).await
+}
+
+/// The time in an answer's head, halfway between asking and hearing so that a slow way does not look like a wrong clock: how
+/// far the API server's clock is from ours is added to our time now.
+async fn date_ms(client: &Client) -> Fetched<u64> {
+    let request = http_request("/version")?;
+    let before = crate::now_ms();
+    let answer = client.send(request).await.map_err(|error| explain(&error))?;
+    let middle = u64::midpoint(before, crate::now_ms());
+    let date = answer.headers().get("date").and_then(|date| date.to_str().ok()).ok_or("its answers have no Date")?;
+    let told = k8s_openapi::jiff::fmt::rfc2822::parse(date).map_err(|error| format!("its Date is odd: {error}"))?;
+    // A Date has whole seconds, cut off: on average half of one is missing.
+    let told = u64::try_from(told.timestamp().as_millisecond()).unwrap_or(0) + 500;
+    Ok((told + crate::now_ms()).saturating_sub(middle))
+}
+
+fn http_request(path: &str) -> Fetched<hyper::Request<Body>> {
+    hyper::Request::get(path).body(Body::empty()).map_err(|error| error.to_string())
+}
+
+/// Asks for every right that an installation needs.
+async fn rights(client: &Client) -> Vec<(Right, Fetched<bool>)> {
+    let api: Api<SelfSubjectAccessReview> = Api::all(client.clone());
+    let reviews = before::NEEDED.iter().map(|right| {
+        let api = api.clone();
+        async move {
+            let attributes = ResourceAttributes {
+                group: Some(right.group.to_owned()),
+                namespace: right.namespaced.then(|| names::SYSTEM_NAMESPACE.to_owned()),
+                resource: Some(right.resource.to_owned()),
+                verb: Some(right.verb.to_owned()),
+                ..ResourceAttributes::default()
+            };
+            let spec =
+                SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), non_resource_attributes: None };
+            let review = SelfSubjectAccessReview { spec, ..SelfSubjectAccessReview::default() };
+            let answer = said(api.create(&PostParams::default(), &review)).await;
+            (*right, answer.map(|answer| answer.status.is_some_and(|status| status.allowed)))
+        }
+    });
+    stream::iter(reviews).buffered(AT_ONCE).collect().await
+}
+
+/// Our kinds that the API server has, established or not.
+async fn kinds(client: &Client) -> Vec<(&'static str, Fetched<Option<CustomResourceDefinition>>)> {
+    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let each = super::installed::KINDS.iter().map(|name| {
+        let api = api.clone();
+        async move { (*name, said(api.get_opt(name)).await) }
+    });
+    stream::iter(each).buffered(AT_ONCE).collect().await
+}
+
+/// Asks the API server to admit a pod as if it were created: its webhook, the way there and its certificate are all real, and
+/// nothing is stored.
+async fn trial(client: &Client, namespaces: &[Namespace]) -> Fetched<Trial> {
+    let namespace = super::injection::opted_in(namespaces).into_iter().next();
+    let namespace = namespace.unwrap_or_else(|| "default".to_owned());
+    let api: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+    let word = [(names::INJECT.to_owned(), "enabled".to_owned())];
+    let pod = Pod {
+        metadata: ObjectMeta {
+            generate_name: Some("meshctl-check-".to_owned()),
+            annotations: Some(word.clone().into()),
+            // The webhook's selectors see labels only.
+            labels: Some(word.into()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(PodSpec {
+            containers: vec![Container {
+                name: "check".to_owned(),
+                image: Some("meshctl.io/check".to_owned()),
+                ..Container::default()
+            }],
+            ..PodSpec::default()
+        }),
+        status: None,
+    };
+    let began = Instant::now();
+    let answer = said(api.create(&PostParams { dry_run: true, ..PostParams::default() }, &pod)).await;
+    let took_ms = u64::try_from((Instant::now() - began).as_millis()).unwrap_or(u64::MAX);
+    match answer {
+        Ok(pod) => Ok(Trial { namespace, injected: is_meshed(&pod), took_ms }),
+        Err(why) => Err(format!("in namespace {namespace}: {why}")),
+    }
+}
+
+/// A namespace's labels and annotations, by name.
+pub(super) fn named<'n>(namespaces: &'n [Namespace], name: &str) -> Option<&'n Namespace> {
+    namespaces.iter().find(|namespace| namespace.name_any() == name)
+}
+
+const NODE_LEASES: &str = "kube-node-lease";
+const AT_ONCE: usize = 8;

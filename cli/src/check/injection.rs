@@ -1,0 +1,248 @@
+//! Who should have a proxy, and who has one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use injector::decision::Skipped;
+use injector::{Decision, decide};
+use k8s_openapi::api::core::v1::{ContainerStatus, Namespace, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
+use kube::ResourceExt as _;
+use proto::names;
+
+use crate::target::Kind;
+use crate::transport::owner;
+use crate::transport::port_forward::{is_meshed, lives};
+
+use super::fetch::named;
+use super::installed::Installed;
+use super::{Lines, before, many, some};
+
+/// Namespaces whose pods are to be injected, sorted.
+pub fn opted_in(namespaces: &[Namespace]) -> Vec<String> {
+    let mut names: Vec<String> = namespaces
+        .iter()
+        .filter(|namespace| matches!(decide(&Pod::default(), &namespace.metadata), Decision::Inject(_)))
+        .map(kube::ResourceExt::name_any)
+        .filter(|name| name != names::SYSTEM_NAMESPACE)
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+/// Every pod that should have a proxy has one, and its proxy runs.
+pub(super) fn check(facts: &Installed, lines: &mut Lines) {
+    let (namespaces, pods) = match (&facts.namespaces, &facts.pods) {
+        (Ok(namespaces), Ok(pods)) => (namespaces, pods),
+        (Err(why), _) => {
+            let text = format!("namespaces may not be listed: {why}");
+            return lines.warning("injected", text, "kubectl auth can-i list namespaces");
+        }
+        (_, Err(why)) => {
+            let text = format!("pods may not be listed: {why}");
+            return lines.warning("injected", text, "kubectl auth can-i list pods -A");
+        }
+    };
+    words(namespaces, lines);
+    let webhook_since = facts.webhook.as_ref().ok().and_then(Option::as_ref).and_then(created);
+    injected(namespaces, pods, webhook_since, lines);
+    proxies(pods, lines);
+}
+
+/// Words that mean nothing, annotations that did not become labels, and namespaces that would refuse injected pods.
+fn words(namespaces: &[Namespace], lines: &mut Lines) {
+    for namespace in namespaces {
+        let name = namespace.name_any();
+        match decide(&Pod::default(), &namespace.metadata) {
+            Decision::Skip(skipped @ Skipped::Invalid(_)) => {
+                let hint = format!("kubectl annotate --overwrite namespace {name} {}=enabled", names::INJECT);
+                lines.failed("word", format!("namespace {name} is not injected: {skipped}"), &hint);
+            }
+            Decision::Inject(_) if before::refuses(namespace) => {
+                let text = format!("PodSecurity of namespace {name} refuses pods with the init container (NET_ADMIN)");
+                lines.failed("pod-security", text, &before::allow(&name));
+            }
+            Decision::Inject(word) if word.key == names::INJECT && !labelled(namespace) => {
+                let text =
+                    format!("namespace {name} has the annotation {}, and its label is not there yet", names::INJECT);
+                lines.warning("word", text, "kubectl -n mesh-system logs deploy/mesh-injector");
+            }
+            _ => {}
+        }
+    }
+    match opted_in(namespaces).len() {
+        0 => {
+            let hint = format!("kubectl annotate namespace NAMESPACE {}=enabled", names::INJECT);
+            lines.warning("opted-in", "no namespace asks for proxies yet", &hint);
+        }
+        count => lines.passed(
+            "opted-in",
+            format!(
+                "{} for proxies",
+                if count == 1 { "1 namespace asks".to_owned() } else { format!("{count} namespaces ask") }
+            ),
+        ),
+    }
+}
+
+fn labelled(namespace: &Namespace) -> bool {
+    namespace.labels().get(names::INJECT).is_some_and(|value| value == "enabled")
+}
+
+fn injected(namespaces: &[Namespace], pods: &[Pod], webhook_since: Option<i64>, lines: &mut Lines) {
+    let mut early: BTreeMap<String, Missing> = BTreeMap::new();
+    let mut missed: BTreeMap<String, Missing> = BTreeMap::new();
+    let mut wrong: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut well = 0;
+    for pod in pods.iter().filter(|pod| lives(pod)) {
+        let namespace_name = pod.namespace().unwrap_or_default();
+        let Some(namespace) = named(namespaces, &namespace_name) else { continue };
+        if namespace_name == names::SYSTEM_NAMESPACE {
+            continue;
+        }
+        let decision = decide(pod, &namespace.metadata);
+        match decision {
+            _ if is_meshed(pod) => well += 1,
+            Decision::Skip(skipped @ Skipped::Invalid(_)) => {
+                wrong.entry(skipped.to_string()).or_default().push(format!("{namespace_name}/{}", pod.name_any()));
+            }
+            Decision::Skip(_) => {}
+            Decision::Inject(_) => {
+                // Seconds: what happened within one counts as later, so that nobody is accused of what came first.
+                let since = webhook_since.into_iter().chain(asked_since(namespace)).max();
+                let before = created(pod).zip(since).is_none_or(|(created, since)| created <= since);
+                if before { &mut early } else { &mut missed }.entry(namespace_name).or_default().add(pod);
+            }
+        }
+    }
+    for (namespace, missing) in &early {
+        let text = format!(
+            "{} in namespace {namespace} began before injection: {}",
+            many(missing.pods.len(), "pod"),
+            some(&missing.pods)
+        );
+        lines.warning("injected", text, &missing.restart(namespace));
+    }
+    for (namespace, missing) in &missed {
+        let text = format!(
+            "{} in namespace {namespace} should have a proxy and has none: {}",
+            many(missing.pods.len(), "pod"),
+            some(&missing.pods)
+        );
+        let hint = format!(
+            "{}; why: kubectl -n {namespace} get events; kubectl -n mesh-system logs deploy/mesh-injector",
+            missing.restart(namespace)
+        );
+        lines.failed("injected", text, &hint);
+    }
+    for (why, pods) in &wrong {
+        let text = format!("{} not injected because {why}: {}", many(pods.len(), "pod"), some(pods));
+        lines.failed("injected", text, &format!("write {}: enabled or disabled", names::INJECT));
+    }
+    if early.is_empty() && missed.is_empty() && wrong.is_empty() {
+        lines.passed("injected", format!("every pod that should have a proxy has one ({well})"));
+    }
+}
+
+#[derive(Debug, Default)]
+struct Missing {
+    pods: Vec<String>,
+    kinds: BTreeSet<Option<Kind>>,
+}
+
+impl Missing {
+    fn add(&mut self, pod: &Pod) {
+        self.pods.push(pod.name_any());
+        self.kinds.insert(owner::of(pod).0.filter(|kind| kind.is_workload()));
+    }
+
+    /// What starts these pods anew.
+    fn restart(&self, namespace: &str) -> String {
+        let restartable = |kind: &Kind| matches!(kind, Kind::Deployment | Kind::StatefulSet | Kind::DaemonSet);
+        let kinds: Vec<&str> =
+            self.kinds.iter().flatten().filter(|kind| restartable(kind)).map(|kind| kind.as_str()).collect();
+        let restart = format!("kubectl rollout restart {} -n {namespace}", kinds.join(","));
+        let others = self.kinds.iter().any(|kind| !kind.is_some_and(|kind| restartable(&kind)));
+        match (kinds.is_empty(), others) {
+            (false, false) => restart,
+            (false, true) => format!("{restart}; delete and create again those of no controller, and Jobs"),
+            (true, _) => format!("delete and create them again: kubectl delete pod -n {namespace} …"),
+        }
+    }
+}
+
+/// When an object was created, seconds since 1970.
+fn created<K: kube::Resource>(object: &K) -> Option<i64> {
+    object.meta().creation_timestamp.as_ref().map(|time| time.0.as_second())
+}
+
+/// When a namespace was told to be injected, as far as the API server remembers who wrote it.
+fn asked_since(namespace: &Namespace) -> Option<i64> {
+    let mentions = |entry: &&ManagedFieldsEntry| {
+        let fields = entry.fields_v1.as_ref().map(|fields| fields.0.to_string()).unwrap_or_default();
+        fields.contains(&format!("f:{}\"", names::INJECT)) || fields.contains("f:istio-injection\"")
+    };
+    let entries = namespace.metadata.managed_fields.as_deref().unwrap_or_default();
+    entries.iter().filter(mentions).filter_map(|entry| Some(entry.time.as_ref()?.0.as_second())).min()
+}
+
+/// The proxies as their kubelets see them.
+fn proxies(pods: &[Pod], lines: &mut Lines) {
+    let mut well = 0;
+    let mut waiting: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut versions: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for pod in pods.iter().filter(|pod| lives(pod) && is_meshed(pod)) {
+        let name = format!("{}/{}", pod.namespace().unwrap_or_default(), pod.name_any());
+        if let Some(version) = pod.annotations().get(names::PROXY_VERSION).filter(|version| *version != OWN) {
+            versions.entry(version.clone()).or_default().push(name.clone());
+        }
+        if pod.metadata.deletion_timestamp.is_some() {
+            continue;
+        }
+        match status(pod) {
+            Some(status) if status.ready || status.started == Some(true) => well += 1,
+            status => waiting.entry(status.map_or_else(|| "not started".to_owned(), why)).or_default().push(name),
+        }
+    }
+    for (why, pods) in &waiting {
+        let hint = format!(
+            "kubectl -n {} logs {} -c mesh-proxy",
+            pods[0].split('/').next().unwrap_or_default(),
+            pods[0].split('/').next_back().unwrap_or_default()
+        );
+        lines.failed("running", format!("{} ({why}): {}", not_running(pods.len()), some(pods)), &hint);
+    }
+    for (version, pods) in &versions {
+        let text = format!("{} version {version}, this meshctl {OWN}: {}", many_have(pods.len()), some(pods));
+        lines.warning("version", text, "restart their workloads when it suits: kubectl rollout restart …");
+    }
+    if waiting.is_empty() && well > 0 {
+        lines.passed("running", format!("{} of {} running", well, many(well, "proxy").replace("proxys", "proxies")));
+    }
+}
+
+fn not_running(count: usize) -> String {
+    if count == 1 { "1 proxy does not run".to_owned() } else { format!("{count} proxies do not run") }
+}
+
+fn many_have(count: usize) -> String {
+    if count == 1 { "1 proxy has".to_owned() } else { format!("{count} proxies have") }
+}
+
+fn status(pod: &Pod) -> Option<&ContainerStatus> {
+    let status = pod.status.as_ref()?;
+    let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    all.into_iter().find(|status| status.name == names::PROXY_CONTAINER)
+}
+
+fn why(status: &ContainerStatus) -> String {
+    let state = status.state.as_ref();
+    let waiting = state.and_then(|state| state.waiting.as_ref()).and_then(|waiting| waiting.reason.clone());
+    let ended =
+        state.and_then(|state| state.terminated.as_ref()).map(|end| format!("ended with code {}", end.exit_code));
+    waiting.or(ended).unwrap_or_else(|| "not ready: no certificate or no configuration yet".to_owned())
+}
+
+const OWN: &str = env!("CARGO_PKG_VERSION");
+
+#[cfg(test)]
+mod tests;

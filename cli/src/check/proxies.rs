@@ -1,0 +1,252 @@
+//! What the proxies say themselves, and what it means.
+
+use futures_util::{StreamExt as _, stream};
+use proto::admin::{DiscoveryStatus, Failure, IdentityStatus, Info};
+use tokio::time::Instant;
+
+use crate::table;
+use crate::transport::{self, Answer, Pod, Transport, TransportError};
+
+use super::{Lines, Report, many};
+
+/// What all proxies said.
+#[derive(Debug, Clone, Default)]
+pub struct Answers {
+    /// All pods.
+    pub pods: Vec<Pod>,
+    /// `/info` of every proxy.
+    pub info: Vec<Answer<Info>>,
+    /// `/identity` of every proxy.
+    pub identity: Vec<Answer<IdentityStatus>>,
+    /// `/discovery` of every proxy.
+    pub discovery: Vec<Answer<DiscoveryStatus>>,
+    /// `/failures` of every proxy.
+    pub failures: Vec<Answer<Vec<Failure>>>,
+    /// What is wrong with the objects the mesh follows, where that is known.
+    pub problems: Option<Vec<String>>,
+}
+
+/// Asks every proxy everything, one thing after the other, and several proxies at a time.
+pub async fn gather(transport: &impl Transport) -> Result<Answers, TransportError> {
+    let (pods, problems) = (transport.pods().await?, transport.problems().await?);
+    let mut answers = Answers { problems, ..Answers::default() };
+    let asked = pods.iter().filter(|pod| pod.meshed).map(|pod| async {
+        let info: Answer<Info> = transport::ask_one(transport, &pod.proxy, "/info").await;
+        // Who does not answer at all is not waited for four times.
+        if let Err(error @ (TransportError::Unreachable(_) | TransportError::TimedOut(_))) = &info.result {
+            let (proxy, at) = (&info.proxy, info.at);
+            let silent = (again(proxy, at, error), again(proxy, at, error), again(proxy, at, error));
+            return (info, silent.0, silent.1, silent.2);
+        }
+        let identity = transport::ask_one(transport, &pod.proxy, "/identity").await;
+        let discovery = transport::ask_one(transport, &pod.proxy, "/discovery").await;
+        let failures = transport::ask_one(transport, &pod.proxy, "/failures").await;
+        (info, identity, discovery, failures)
+    });
+    let mut asked: Vec<_> = stream::iter(asked).buffer_unordered(transport::AT_ONCE).collect().await;
+    asked.sort_unstable_by(|one, other| one.0.proxy.cmp(&other.0.proxy));
+    for (info, identity, discovery, failures) in asked {
+        answers.info.push(info);
+        answers.identity.push(identity);
+        answers.discovery.push(discovery);
+        answers.failures.push(failures);
+    }
+    answers.pods = pods;
+    Ok(answers)
+}
+
+fn again<T>(proxy: &str, at: Instant, error: &TransportError) -> Answer<T> {
+    Answer { proxy: proxy.to_owned(), at, result: Err(error.clone()) }
+}
+
+/// What the answers mean at a moment, in milliseconds since 1970.
+pub fn judge(answers: &Answers, now_ms: u64) -> Report {
+    let mut checks = Lines::new("");
+    fill(answers, now_ms, &mut checks);
+    Report::new([checks])
+}
+
+/// What the proxies of a cluster say, as a section beside those about everything else: which pods have no proxy, and that none
+/// has one, is said there.
+pub fn section(answers: &Answers, now_ms: u64) -> Lines {
+    let mut checks = Lines::new("proxies");
+    if !answers.info.is_empty() {
+        let pods = answers.pods.iter().filter(|pod| pod.meshed).cloned().collect();
+        fill(&Answers { pods, ..answers.clone() }, now_ms, &mut checks);
+    }
+    checks
+}
+
+fn fill(answers: &Answers, now_ms: u64, checks: &mut Lines) {
+    proxies(answers, checks);
+    certificates(&answers.identity, now_ms, checks);
+    one_bundle(&answers.identity, checks);
+    discovery(&answers.discovery, checks);
+    manifests(answers.problems.as_deref(), checks);
+    recent_failures(&answers.failures, now_ms, checks);
+}
+
+fn proxies(answers: &Answers, checks: &mut Lines) {
+    if answers.info.is_empty() {
+        let hint = "start a demo with: meshctl demo";
+        checks.failed("proxy", "there is no proxy in this mesh".to_owned(), hint);
+        return;
+    }
+    let own = env!("CARGO_PKG_VERSION");
+    let mut well = 0;
+    for Answer { proxy, result, .. } in &answers.info {
+        match result {
+            Err(error) => checks.failed("proxy", format!("proxy {proxy} {error}"), "meshctl proxy-status"),
+            Ok(info) if !info.ready => {
+                let text = format!("proxy {proxy} is not ready: no certificate or no configuration yet");
+                checks.failed("proxy", text, &format!("meshctl identity {proxy}; meshctl proxy-status {proxy}"));
+            }
+            Ok(info) if info.draining => {
+                checks.warning("proxy", format!("proxy {proxy} is draining"), "wait for its pod to end");
+            }
+            Ok(info) if info.version != own => {
+                let text = format!("proxy {proxy} has version {}, this meshctl {own}", info.version);
+                checks.warning("proxy", text, "meshctl version");
+            }
+            Ok(_) => well += 1,
+        }
+    }
+    if well == answers.info.len() {
+        checks.passed("proxy", format!("{well} of {well} proxies answer and are ready"));
+    }
+    let outside = answers.pods.iter().filter(|pod| !pod.meshed && pod.namespace != proto::names::SYSTEM_NAMESPACE);
+    for pod in outside {
+        checks.warning("proxy", format!("pod {} has no proxy", pod.name), "start the demo without --no-mesh");
+    }
+}
+
+fn certificates(answers: &[Answer<IdentityStatus>], now_ms: u64, checks: &mut Lines) {
+    let mut soonest = u64::MAX;
+    let mut well = 0;
+    let known: Vec<_> =
+        answers.iter().filter_map(|answer| Some((&answer.proxy, answer.result.as_ref().ok()?))).collect();
+    for (proxy, status) in &known {
+        let hint = format!("meshctl identity {proxy}");
+        let why = status.last_error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
+        if status.not_after_ms == 0 {
+            checks.failed("certificate", format!("proxy {proxy} has no certificate{why}"), &hint);
+        } else if status.not_after_ms <= now_ms {
+            let ago = table::span(now_ms - status.not_after_ms);
+            checks.failed("certificate", format!("certificate of {proxy} expired {ago} ago{why}"), &hint);
+        } else if status.last_error.is_some() {
+            let left = table::span(status.not_after_ms - now_ms);
+            checks.warning(
+                "certificate",
+                format!("certificate of {proxy} ends in {left} and could not be renewed{why}"),
+                &hint,
+            );
+        } else {
+            well += 1;
+            soonest = soonest.min(status.not_after_ms - now_ms);
+        }
+    }
+    if well > 0 && well == known.len() {
+        checks.passed(
+            "certificate",
+            format!("{well} certificates are valid, the first ends in {}", table::span(soonest)),
+        );
+    }
+}
+
+fn one_bundle(answers: &[Answer<IdentityStatus>], checks: &mut Lines) {
+    let mut bundles: Vec<&str> =
+        answers.iter().filter_map(|answer| Some(answer.result.as_ref().ok()?.bundle.as_str())).collect();
+    bundles.sort_unstable();
+    bundles.dedup();
+    match bundles.len() {
+        0 => {}
+        1 => checks.passed("one-bundle", "all proxies trust the same anchors".to_owned()),
+        more => checks.warning(
+            "one-bundle",
+            format!("proxies trust {more} different sets of anchors; fine while anchors are being rotated"),
+            "meshctl identity",
+        ),
+    }
+}
+
+fn discovery(answers: &[Answer<DiscoveryStatus>], checks: &mut Lines) {
+    let known: Vec<_> =
+        answers.iter().filter_map(|answer| Some((&answer.proxy, answer.result.as_ref().ok()?))).collect();
+    let mut oldest = 0;
+    let mut well = 0;
+    for (proxy, status) in &known {
+        let hint = format!("meshctl proxy-status {proxy}");
+        let age = table::span(status.age_ms);
+        let rejected = status.subscriptions.iter().find_map(|key| Some((&key.key, key.rejected.as_ref()?)));
+        if let Some((key, reason)) = rejected {
+            checks.failed("discovery", format!("proxy {proxy} rejected a new version of {key}: {reason}"), &hint);
+        } else if status.age_ms >= STALE_MS {
+            checks.warning(
+                "discovery",
+                format!("picture of {proxy} is {age} old; it works on with what it knows"),
+                &hint,
+            );
+        } else if !status.connected {
+            let why = status.last_error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
+            checks.warning("discovery", format!("proxy {proxy} is not connected to a controller{why}"), &hint);
+        } else {
+            well += 1;
+            oldest = oldest.max(status.age_ms);
+        }
+    }
+    if well > 0 && well == known.len() {
+        checks.passed(
+            "discovery",
+            format!("{well} proxies are connected to a controller, the oldest picture is {} old", table::span(oldest)),
+        );
+    }
+}
+
+fn manifests(problems: Option<&[String]>, checks: &mut Lines) {
+    let Some(problems) = problems else { return };
+    for problem in problems {
+        checks.warning("manifest", format!("manifest {problem}"), "correct the file; it is read again at once");
+    }
+    if problems.is_empty() {
+        checks.passed("manifest", "all manifests are in force".to_owned());
+    }
+}
+
+fn recent_failures(answers: &[Answer<Vec<Failure>>], now_ms: u64, checks: &mut Lines) {
+    let known: Vec<_> =
+        answers.iter().filter_map(|answer| Some((&answer.proxy, answer.result.as_ref().ok()?))).collect();
+    if known.is_empty() {
+        return;
+    }
+    let recent = |failure: &&Failure| {
+        failure.at_ms + RECENT_MS >= now_ms && failure.reason != proto::Reason::ClientClosed.as_str()
+    };
+    let before = checks.len();
+    for (proxy, failures) in known {
+        let mut recent = failures.iter().filter(recent);
+        let Some(last) = recent.next() else { continue };
+        let sentence = last.reason.parse::<proto::Reason>().map_or("", proto::Reason::sentence);
+        let detail = if last.detail.is_empty() { String::new() } else { format!(" ({})", last.detail) };
+        let count = 1 + recent.count();
+        // A proxy keeps only so many: where all are recent, others may have been pushed out.
+        let most = if count >= proto::admin::FAILURES_KEPT { "at least " } else { "" };
+        let text = format!(
+            "{most}{} at proxy {proxy} in the last minute, the last {} from {} to {}: {sentence}{detail}",
+            many(count, "failure"),
+            last.reason,
+            last.source,
+            last.destination
+        );
+        checks.warning("failures", text, "meshctl edges");
+    }
+    if checks.len() == before {
+        checks.passed("failures", "no proxy caused a failure in the last minute".to_owned());
+    }
+}
+
+/// Three missed heartbeats.
+const STALE_MS: u64 = 3 * proto::names::HEARTBEAT_SECONDS * 1000;
+const RECENT_MS: u64 = 60_000;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,228 @@
+//! Certificates as Kubernetes objects hold them: who is the issuer, how long, and do all copies of the bundle agree?
+
+use std::collections::BTreeMap;
+
+use identity::TrustBundle;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::ResourceExt as _;
+use proto::names;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::table;
+
+use super::fetch::Fetched;
+use super::{Lines, some};
+
+/// The issuer: valid, not about to end, and one that the bundle vouches for. Returns the anchors the mesh should trust.
+pub fn issuer(secret: &Fetched<Option<Secret>>, now_ms: u64, lines: &mut Lines) -> Option<TrustBundle> {
+    let hint = "kubectl -n mesh-system logs deploy/mesh-identity";
+    let secret = match secret {
+        Err(why) => {
+            lines.warning(
+                "issuer",
+                format!("the issuer {SECRET} may not be read: {why}"),
+                "kubectl auth can-i get secrets -n mesh-system",
+            );
+            return None;
+        }
+        Ok(None) => {
+            lines.failed("issuer", format!("there is no issuer: Secret {SECRET} is missing"), hint);
+            return None;
+        }
+        Ok(Some(secret)) => secret,
+    };
+    let data = secret.data.clone().unwrap_or_default();
+    let pem = |key: &str| data.get(key).map(|ByteString(bytes)| bytes.clone());
+    let Some(certificate) = pem("tls.crt") else {
+        lines.failed("issuer", format!("the issuer {SECRET} has no tls.crt"), hint);
+        return None;
+    };
+    match certificates(&certificate) {
+        Ok(chain) => {
+            let (text, soon) = (chain[0].lasts(now_ms), chain[0].soon(now_ms));
+            match chain[0].end(now_ms) {
+                End::Over => lines.failed(
+                    "issuer",
+                    format!("the issuer's certificate {text}: nobody gets a certificate"),
+                    "put a new tls.crt, tls.key and ca.crt into Secret mesh-system/mesh-issuer",
+                ),
+                End::NotYet => lines.failed(
+                    "issuer",
+                    format!("the issuer's certificate {text}"),
+                    "look at the clocks: meshctl check --pre",
+                ),
+                End::Valid if soon => lines.warning(
+                    "issuer",
+                    format!("the issuer's certificate {text}"),
+                    "put a new tls.crt, tls.key and ca.crt into Secret mesh-system/mesh-issuer",
+                ),
+                End::Valid => lines.passed("issuer", format!("the issuer's certificate {text}")),
+            }
+        }
+        Err(problem) => {
+            lines.failed("issuer", format!("tls.crt of the issuer {SECRET} cannot be read: {problem}"), hint)
+        }
+    }
+    let anchors = pem("ca.crt").unwrap_or(certificate);
+    match TrustBundle::from_pem(&anchors) {
+        Ok(anchors) => Some(anchors),
+        Err(error) => {
+            lines.failed("issuer", format!("ca.crt of the issuer {SECRET} cannot be read: {error}"), hint);
+            None
+        }
+    }
+}
+
+/// Every namespace with pods of the mesh has the bundle, all have the same, and it vouches for the issuer. Returns the bundle.
+pub fn bundles(
+    config_maps: &Fetched<Vec<ConfigMap>>,
+    needed: &[String],
+    issuer: Option<&TrustBundle>,
+    now_ms: u64,
+    lines: &mut Lines,
+) -> Option<TrustBundle> {
+    let hint = "kubectl -n mesh-system logs deploy/mesh-identity";
+    let config_maps = match config_maps {
+        Err(why) => {
+            lines.warning(
+                "bundle",
+                format!("trust bundles may not be read: {why}"),
+                "kubectl auth can-i list configmaps -A",
+            );
+            return None;
+        }
+        Ok(config_maps) => config_maps,
+    };
+    let mut read: BTreeMap<String, TrustBundle> = BTreeMap::new();
+    let mut broken = Vec::new();
+    for config_map in config_maps {
+        let namespace = config_map.namespace().unwrap_or_default();
+        let pem = config_map.data.as_ref().and_then(|data| data.get(names::BUNDLE_KEY));
+        match pem.map(|pem| TrustBundle::from_pem(pem.as_bytes())) {
+            Some(Ok(bundle)) => {
+                read.insert(namespace, bundle);
+            }
+            _ => broken.push(namespace),
+        }
+    }
+    let missing: Vec<String> = needed.iter().filter(|namespace| !read.contains_key(*namespace)).cloned().collect();
+    if !missing.is_empty() {
+        let what = if missing.iter().any(|namespace| broken.contains(namespace)) { "no readable" } else { "no" };
+        lines.failed("bundle", format!("{what} trust bundle in namespace {}", some(&missing)), hint);
+    }
+    // The one in force is what most have: one namespace that lags is told apart from all others being wrong.
+    let current = most(read.values(), issuer)?;
+    let other: Vec<String> = read
+        .iter()
+        .filter(|(_, bundle)| bundle.fingerprint() != current.fingerprint())
+        .map(|(name, _)| name.clone())
+        .collect();
+    if !other.is_empty() {
+        lines.failed(
+            "bundle",
+            format!("the trust bundle of namespace {} is not that of the others", some(&other)),
+            hint,
+        );
+    }
+    if let Some(issuer) = issuer.filter(|issuer| !current.contains_all(issuer)) {
+        let text = format!("the trust bundle lacks the issuer's anchor {}", issuer.subjects().join("; "));
+        lines.failed("bundle", text, hint);
+    } else if missing.is_empty() && other.is_empty() {
+        let anchors: Vec<Validity> = current.certificates().iter().filter_map(|der| validity(der)).collect();
+        anchor_ends(&anchors, read.len(), now_ms, lines);
+    }
+    Some(current)
+}
+
+fn anchor_ends(anchors: &[Validity], namespaces: usize, now_ms: u64, lines: &mut Lines) {
+    let hint = "put a new ca.crt into Secret mesh-system/mesh-issuer well before; proxies follow without a restart";
+    let over = anchors.iter().filter(|anchor| anchor.end(now_ms) != End::Valid).count();
+    let Some(last) = anchors.iter().max_by_key(|anchor| anchor.not_after_ms) else { return };
+    if over == anchors.len() {
+        lines.failed("bundle", format!("no trust anchor is valid, the last {}", last.lasts(now_ms)), hint);
+    } else if last.soon(now_ms) {
+        lines.warning("bundle", format!("the last trust anchor {}", last.lasts(now_ms)), hint);
+    } else {
+        let text = format!(
+            "{} with the same trust bundle, whose last anchor {}",
+            super::many(namespaces, "namespace"),
+            last.lasts(now_ms)
+        );
+        lines.passed("bundle", text);
+    }
+}
+
+fn most<'b>(bundles: impl Iterator<Item = &'b TrustBundle>, issuer: Option<&TrustBundle>) -> Option<TrustBundle> {
+    let mut counts: BTreeMap<[u8; 32], (bool, usize, &TrustBundle)> = BTreeMap::new();
+    for bundle in bundles {
+        let vouches = issuer.is_some_and(|issuer| bundle.contains_all(issuer));
+        counts.entry(*bundle.fingerprint().as_bytes()).or_insert((vouches, 0, bundle)).1 += 1;
+    }
+    counts.into_values().max_by_key(|(vouches, count, _)| (*vouches, *count)).map(|(_, _, bundle)| bundle.clone())
+}
+
+/// When a certificate is valid, milliseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    not_before_ms: u64,
+    not_after_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Valid,
+    NotYet,
+    Over,
+}
+
+impl Validity {
+    fn end(self, now_ms: u64) -> End {
+        match now_ms {
+            now if now < self.not_before_ms => End::NotYet,
+            now if now >= self.not_after_ms => End::Over,
+            _ => End::Valid,
+        }
+    }
+
+    /// Less than 30 days left, or less than a quarter of a short life.
+    fn soon(self, now_ms: u64) -> bool {
+        let life = self.not_after_ms.saturating_sub(self.not_before_ms);
+        self.not_after_ms.saturating_sub(now_ms) < (life / 4).min(SOON_MS)
+    }
+
+    fn lasts(self, now_ms: u64) -> String {
+        match self.end(now_ms) {
+            End::Valid => format!("ends in {}", table::span(self.not_after_ms - now_ms)),
+            End::NotYet => format!("begins in {} only", table::span(self.not_before_ms - now_ms)),
+            End::Over => format!("ended {} ago", table::span(now_ms - self.not_after_ms)),
+        }
+    }
+}
+
+/// In the order of the file: the issuer's own comes first.
+fn certificates(pem: &[u8]) -> Result<Vec<Validity>, String> {
+    let read = |section: Result<x509_parser::pem::Pem, _>| {
+        let section = section.map_err(|error: x509_parser::error::PEMError| error.to_string())?;
+        validity(&section.contents).ok_or_else(|| "a section is no certificate".to_owned())
+    };
+    let chain: Vec<_> =
+        x509_parser::pem::Pem::iter_from_buffer(pem).take(MOST_CERTIFICATES).map(read).collect::<Result<_, _>>()?;
+    if chain.is_empty() {
+        return Err("it holds no certificate".to_owned());
+    }
+    Ok(chain)
+}
+
+fn validity(der: &[u8]) -> Option<Validity> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    let milliseconds = |seconds: i64| u64::try_from(seconds).unwrap_or(0).saturating_mul(1000);
+    Some(Validity {
+        not_before_ms: milliseconds(certificate.validity().not_before.timestamp()),
+        not_after_ms: milliseconds(certificate.validity().not_after.timestamp()),
+    })
+}
+
+const SECRET: &str = "mesh-system/mesh-issuer";
+const SOON_MS: u64 = 30 * 24 * 3_600_000;
+const MOST_CERTIFICATES: usize = 16;
