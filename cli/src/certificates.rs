@@ -46,6 +46,9 @@ pub async fn gather(transport: &impl Transport, proxies: &[String]) -> Vec<Certi
 /// The proxies to ask: those of the pod or workload named, or all.
 pub async fn chosen(transport: &impl Transport, named: Option<&str>) -> anyhow::Result<Vec<String>> {
     let pods: Vec<Pod> = transport.pods().await?.into_iter().filter(|pod| pod.meshed).collect();
+    if pods.is_empty() {
+        bail!("there is no proxy here; all namespaces: -A; what is wrong: meshctl check");
+    }
     let Some(named) = named else { return Ok(pods.into_iter().map(|pod| pod.proxy).collect()) };
     let target = named.contains('/').then(|| Target::parse_one(named).ok()).flatten();
     let of_target = |pod: &Pod| match &target {

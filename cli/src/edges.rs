@@ -71,6 +71,9 @@ pub async fn run(
         Format::Json => output::json(&edges),
         Format::Table => edges.render(),
     })?;
+    if edges.proxies == 0 && namespace.is_some() {
+        eprintln!("meshctl: there is no proxy here; all namespaces: meshctl edges -A");
+    }
     anyhow::ensure!(
         edges.answered > 0 || edges.proxies == 0,
         "no proxy answered; see what is wrong with: meshctl check"

@@ -1,1 +1,194 @@
+//! A cluster that is ready, and each thing that can be wrong with one.
 
+use k8s_openapi::api::coordination::v1::LeaseSpec;
+use k8s_openapi::api::core::v1::NodeStatus;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::jiff::Timestamp;
+use serde_json::json;
+
+use super::*;
+use crate::check::Outcome;
+
+const NOW: u64 = 1_800_000_000_000;
+
+fn ready() -> Before {
+    let info = NodeSystemInfo {
+        operating_system: "linux".into(),
+        architecture: "amd64".into(),
+        kernel_version: "6.1.0-13-amd64".into(),
+        kubelet_version: "v1.34.4".into(),
+        ..NodeSystemInfo::default()
+    };
+    let node = Node {
+        metadata: ObjectMeta { name: Some("one".into()), ..ObjectMeta::default() },
+        status: Some(NodeStatus { node_info: Some(info), ..NodeStatus::default() }),
+        ..Node::default()
+    };
+    Before {
+        server: "https://api:6443".into(),
+        version: "v1.34.4".into(),
+        minor_version: Some((1, 34)),
+        now_ms: NOW,
+        date_ms: Ok(NOW + 900),
+        rights: NEEDED.iter().map(|right| (*right, Ok(true))).collect(),
+        gateway: Ok(Some(gateway_crd("v1"))),
+        namespaces: Ok(vec![namespace("shop", None), namespace("kube-system", Some("restricted"))]),
+        nodes: Ok(vec![node]),
+        leases: Ok(vec![lease(NOW - 9000)]),
+        installed: Ok(None),
+    }
+}
+
+fn gateway_crd(version: &str) -> CustomResourceDefinition {
+    serde_json::from_value(json!({
+        "metadata": {"name": HTTP_ROUTES, "annotations": {BUNDLE_VERSION: "v1.5.1"}},
+        "spec": {
+            "group": "gateway.networking.k8s.io", "scope": "Namespaced", "names": {"kind": "HTTPRoute", "plural": "httproutes"},
+            "versions": [{"name": version, "served": true, "storage": true}],
+        },
+    }))
+    .unwrap()
+}
+
+fn namespace(name: &str, level: Option<&str>) -> Namespace {
+    let labels = level.map(|level| [(ENFORCE.to_owned(), level.to_owned())].into());
+    Namespace {
+        metadata: ObjectMeta { name: Some(name.into()), labels, ..ObjectMeta::default() },
+        ..Namespace::default()
+    }
+}
+
+fn lease(renewed_ms: u64) -> Lease {
+    let time = Timestamp::from_millisecond(i64::try_from(renewed_ms).unwrap()).unwrap();
+    Lease {
+        metadata: ObjectMeta { name: Some("one".into()), ..ObjectMeta::default() },
+        spec: Some(LeaseSpec { renew_time: Some(MicroTime(time)), ..LeaseSpec::default() }),
+    }
+}
+
+fn info(facts: &mut Before) -> &mut NodeSystemInfo {
+    let node = &mut facts.nodes.as_mut().unwrap()[0];
+    node.status.as_mut().unwrap().node_info.as_mut().unwrap()
+}
+
+#[test]
+fn a_cluster_that_is_ready() {
+    let report = judge(&ready());
+    assert_eq!(report.outcome, Outcome::Passed, "{}", report.render());
+    assert_eq!(report.checks.len(), 8, "{}", report.render());
+    assert!(
+        report.render().starts_with("Kubernetes\n√ the API server https://api:6443 answers"),
+        "{}",
+        report.render()
+    );
+}
+
+#[test]
+fn each_thing_that_can_be_wrong() {
+    type Break = fn(&mut Before);
+    let cases: &[(&str, Break, Outcome, &str, &str)] = &[
+        ("version", |facts| facts.minor_version = Some((1, 28)), Outcome::Failed, "needs 1.29", "upgrade the cluster"),
+        ("version", |facts| facts.minor_version = None, Outcome::Warning, "not understood", "1.29"),
+        (
+            "rights",
+            |facts| facts.rights[1].1 = Ok(false),
+            Outcome::Failed,
+            "may not patch customresourcedefinitions",
+            "kubectl auth can-i patch customresourcedefinitions.apiextensions.k8s.io",
+        ),
+        (
+            "rights",
+            |facts| facts.rights[1].1 = Err("no".into()),
+            Outcome::Warning,
+            "could not be asked for",
+            "can-i --list",
+        ),
+        (
+            "clock",
+            |facts| facts.date_ms = Ok(NOW + 61_000),
+            Outcome::Warning,
+            "is 1m01s behind the API server's",
+            "NTP",
+        ),
+        ("clock", |facts| facts.date_ms = Ok(NOW - 8000), Outcome::Warning, "is 8.0s ahead of", "NTP"),
+        (
+            "gateway-api",
+            |facts| facts.gateway = Ok(None),
+            Outcome::Warning,
+            "not installed",
+            "kubectl apply --server-side -f https://",
+        ),
+        (
+            "gateway-api",
+            |facts| facts.gateway = Ok(Some(gateway_crd("v1beta1"))),
+            Outcome::Warning,
+            "do not serve version v1",
+            "kubectl apply",
+        ),
+        (
+            "nodes",
+            |facts| info(facts).operating_system = "windows".into(),
+            Outcome::Warning,
+            "node one runs windows",
+            "cordon",
+        ),
+        ("nodes", |facts| info(facts).architecture = "s390x".into(), Outcome::Warning, "architecture s390x", "cordon"),
+        (
+            "nodes",
+            |facts| info(facts).kubelet_version = "v1.28.9+k3s1".into(),
+            Outcome::Warning,
+            "kubelet v1.28.9+k3s1",
+            "cordon",
+        ),
+        (
+            "nodes",
+            |facts| info(facts).kernel_version = "4.14.336".into(),
+            Outcome::Warning,
+            "kernel 4.14.336",
+            "cordon",
+        ),
+        ("nodes", |facts| facts.nodes = Ok(Vec::new()), Outcome::Failed, "no node", "kubectl get nodes"),
+        (
+            "node-clocks",
+            |facts| facts.leases = Ok(vec![lease(NOW + 31_000)]),
+            Outcome::Failed,
+            "ahead of the API server's: one (30s)",
+            "NTP",
+        ),
+        (
+            "pod-security",
+            |facts| facts.namespaces = Ok(vec![namespace("shop", Some("baseline"))]),
+            Outcome::Warning,
+            "in namespace shop",
+            "kubectl label --overwrite namespace shop pod-security.kubernetes.io/enforce=privileged",
+        ),
+        (
+            "present",
+            |facts| facts.installed = Ok(Some(Deployment::default())),
+            Outcome::Warning,
+            "installed here already",
+            "meshctl check",
+        ),
+    ];
+    for (name, break_it, outcome, text, hint) in cases {
+        let mut facts = ready();
+        break_it(&mut facts);
+        let report = judge(&facts);
+        let wrong: Vec<_> = report.checks.iter().filter(|line| line.outcome != Outcome::Passed).collect();
+        assert_eq!(wrong.len(), 1, "{name}: {}", report.render());
+        assert_eq!((wrong[0].name, wrong[0].outcome), (*name, *outcome), "{}", report.render());
+        assert!(wrong[0].text.contains(text), "{}", report.render());
+        assert!(wrong[0].hint.as_deref().unwrap().contains(hint), "{}", report.render());
+    }
+}
+
+#[test]
+fn what_may_not_be_read_is_said_and_nothing_else_suffers() {
+    let mut facts = ready();
+    let refused = || "nodes is forbidden".to_owned();
+    (facts.nodes, facts.leases, facts.namespaces) = (Err(refused()), Err(refused()), Err(refused()));
+    (facts.gateway, facts.installed) = (Err(refused()), Err(refused()));
+    let report = judge(&facts);
+    assert_eq!(report.outcome, Outcome::Warning, "{}", report.render());
+    assert_eq!(report.count(Outcome::Warning), 3, "{}", report.render());
+}

@@ -1,1 +1,138 @@
+//! Who should have a proxy, and each way not to have one.
 
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::json;
+
+use crate::check::Outcome;
+use crate::check::installed::tests::{each, object, pod, well};
+use crate::check::installed::{Installed, judge};
+
+fn pods(facts: &mut Installed) -> &mut Vec<Pod> {
+    facts.pods.as_mut().unwrap()
+}
+
+fn annotate(facts: &mut Installed, value: &str) {
+    let metadata = &mut facts.namespaces.as_mut().unwrap()[0].metadata;
+    metadata.annotations = Some([("meshctl.io/inject".to_owned(), value.to_owned())].into());
+}
+
+fn label(facts: &mut Installed, key: &str, value: &str) {
+    let metadata = &mut facts.namespaces.as_mut().unwrap()[0].metadata;
+    metadata.labels.as_mut().unwrap().insert(key.to_owned(), value.to_owned());
+}
+
+#[test]
+fn each_thing_of_injection_that_can_be_wrong() {
+    each(&[
+        (
+            "injected",
+            |facts| pods(facts).push(pod("web-5d-2", -450, false)),
+            Outcome::Warning,
+            "1 pod in namespace shop began before injection: web-5d-2",
+            "kubectl rollout restart deployment -n shop",
+        ),
+        (
+            "injected",
+            |facts| pods(facts).push(pod("web-5d-2", -100, false)),
+            Outcome::Failed,
+            "1 pod in namespace shop should have a proxy and has none: web-5d-2",
+            "kubectl rollout restart deployment -n shop; why: kubectl -n shop get events",
+        ),
+        (
+            "injected",
+            |facts| {
+                pods(facts).push(pod("web-5d-2", -100, false));
+                pods(facts)[1].metadata.annotations = Some([("meshctl.io/inject".to_owned(), "yes".to_owned())].into());
+            },
+            Outcome::Failed,
+            "1 pod not injected because meshctl.io/inject: \"yes\" on the pod is neither enabled nor disabled: shop/web-5d-2",
+            "enabled or disabled",
+        ),
+        (
+            "opted-in",
+            |facts| facts.namespaces.as_mut().unwrap().remove(0).metadata.name = None,
+            Outcome::Warning,
+            "no namespace asks",
+            "kubectl annotate namespace NAMESPACE meshctl.io/inject=enabled",
+        ),
+        (
+            "pod-security",
+            |facts| label(facts, "pod-security.kubernetes.io/enforce", "restricted"),
+            Outcome::Failed,
+            "namespace shop refuses",
+            "kubectl label --overwrite namespace shop",
+        ),
+        (
+            "word",
+            |facts| label(facts, "meshctl.io/inject", "disabled"),
+            Outcome::Warning,
+            "its label is not there yet",
+            "mesh-injector",
+        ),
+        (
+            "running",
+            |facts| {
+                let status = pods(facts)[0].status.as_mut().unwrap().init_container_statuses.as_mut().unwrap();
+                (status[0].ready, status[0].started) = (false, Some(false));
+                status[0].state = object(json!({"waiting": {"reason": "CrashLoopBackOff"}}));
+            },
+            Outcome::Failed,
+            "1 proxy does not run (CrashLoopBackOff): shop/web-5d-1",
+            "kubectl -n shop logs web-5d-1 -c mesh-proxy",
+        ),
+        (
+            "version",
+            |facts| {
+                pods(facts)[0].metadata.annotations =
+                    Some([("meshctl.io/proxy-version".to_owned(), "0.0.9".to_owned())].into());
+            },
+            Outcome::Warning,
+            "1 proxy has version 0.0.9",
+            "rollout restart",
+        ),
+        (
+            "injected",
+            |facts| facts.pods = Err("pods is forbidden".into()),
+            Outcome::Warning,
+            "pods may not be listed",
+            "can-i list pods",
+        ),
+    ]);
+}
+
+#[test]
+fn a_word_that_means_nothing_is_a_failure() {
+    let mut facts = well();
+    annotate(&mut facts, "ture");
+    let text = judge(&facts).render();
+    assert!(
+        text.contains("× namespace shop is not injected: meshctl.io/inject: \"ture\" on the namespace is neither"),
+        "{text}"
+    );
+}
+
+#[test]
+fn who_needs_no_proxy_is_left_alone() {
+    let mut facts = well();
+    let mut opted_out = pod("out", -100, false);
+    opted_out.metadata.annotations = Some([("meshctl.io/inject".to_owned(), "disabled".to_owned())].into());
+    let mut host = pod("host", -100, false);
+    host.spec.as_mut().unwrap().host_network = Some(true);
+    let mut done = pod("done", -100, false);
+    done.status.as_mut().unwrap().phase = Some("Succeeded".into());
+    let mut elsewhere = pod("elsewhere", -100, false);
+    elsewhere.metadata.namespace = Some("default".into());
+    pods(&mut facts).extend([opted_out, host, done, elsewhere]);
+    let report = judge(&facts);
+    assert_eq!(report.outcome, Outcome::Passed, "{}", report.render());
+}
+
+#[test]
+fn pods_of_no_controller_cannot_be_restarted() {
+    let mut facts = well();
+    let mut alone = pod("alone", -450, false);
+    alone.metadata.owner_references = None;
+    pods(&mut facts).push(alone);
+    let text = judge(&facts).render();
+    assert!(text.contains("delete and create them again: kubectl delete pod -n shop"), "{text}");
+}

@@ -1,1 +1,430 @@
+//! A mesh that is well, and each thing that can be wrong with one.
 
+use std::time::{Duration, SystemTime};
+
+use identity::{Issuer, TrustDomain};
+use k8s_openapi::ByteString;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::check::Outcome;
+
+const NOW_S: u64 = 1_800_000_000;
+
+/// The time as the API server writes it, some seconds after (or before) now.
+fn at(seconds: i64) -> String {
+    Timestamp::from_second(i64::try_from(NOW_S).unwrap() + seconds).unwrap().to_string()
+}
+
+pub(in crate::check) fn object<T: DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
+/// PEM of a root's certificate that began some days ago.
+fn root(days_ago: u64) -> String {
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(NOW_S - days_ago * 86_400);
+    Issuer::create(&"cluster.local".parse::<TrustDomain>().unwrap(), now).unwrap().1.certificate
+}
+
+fn deployment(name: &str) -> Deployment {
+    object(json!({
+        "metadata": {"name": name, "namespace": "mesh-system"},
+        "spec": {
+            "replicas": 2,
+            "selector": {},
+            "template": {"spec": {"containers": [{"name": name, "image": format!("meshctl.io/{name}:{OWN}")}]}},
+        },
+        "status": {"availableReplicas": 2},
+    }))
+}
+
+fn lease(name: &str) -> Lease {
+    object(json!({
+        "metadata": {"name": name},
+        "spec": {"holderIdentity": format!("{name}-1"), "leaseDurationSeconds": 15, "renewTime": at(-4).replace('Z', ".000000Z")},
+    }))
+}
+
+fn slice(service: &str) -> EndpointSlice {
+    object(json!({
+        "metadata": {"name": service, "labels": {"kubernetes.io/service-name": service}},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": true}}],
+    }))
+}
+
+fn bundle(namespace: &str, pem: &str) -> ConfigMap {
+    object(json!({"metadata": {"name": "mesh-trust-bundle", "namespace": namespace}, "data": {"bundle.pem": pem}}))
+}
+
+fn secret(pem: &str) -> Secret {
+    let mut secret: Secret = object(json!({"metadata": {"name": "mesh-issuer"}}));
+    let pem = || ByteString(pem.as_bytes().to_vec());
+    secret.data = Some([("tls.crt".to_owned(), pem()), ("ca.crt".to_owned(), pem())].into());
+    secret
+}
+
+fn webhooks(pem: &str) -> MutatingWebhookConfiguration {
+    let webhook = |name: &str| {
+        json!({
+            "name": name, "clientConfig": {"caBundle": ""}, "sideEffects": "None", "admissionReviewVersions": ["v1"],
+        })
+    };
+    let mut configuration: MutatingWebhookConfiguration = object(json!({
+        "metadata": {"name": "mesh-injector", "creationTimestamp": at(-500)},
+        "webhooks": [webhook("pods.meshctl.io"), webhook("namespaces.meshctl.io")],
+    }));
+    for webhook in configuration.webhooks.as_mut().unwrap() {
+        webhook.client_config.ca_bundle = Some(ByteString(pem.as_bytes().to_vec()));
+    }
+    configuration
+}
+
+fn kind() -> CustomResourceDefinition {
+    object(json!({
+        "metadata": {"name": KINDS[0]},
+        "spec": {"group": "meshctl.io", "scope": "Namespaced", "names": {"kind": "A", "plural": "as"}, "versions": []},
+        "status": {"conditions": [{"type": "Established", "status": "True"}]},
+    }))
+}
+
+pub(in crate::check) fn namespace(name: &str) -> Namespace {
+    object(json!({"metadata": {
+        "name": name,
+        "annotations": {"meshctl.io/inject": "enabled"},
+        "labels": {"meshctl.io/inject": "enabled"},
+        "managedFields": [{"time": at(-400), "fieldsV1": {"f:metadata": {"f:annotations": {"f:meshctl.io/inject": {}}}}}],
+    }}))
+}
+
+/// A pod of Deployment `web`, created some seconds after now, with a proxy or without.
+pub(in crate::check) fn pod(name: &str, created: i64, meshed: bool) -> Pod {
+    let proxy = json!([{"name": "mesh-proxy", "restartPolicy": "Always"}]);
+    object(json!({
+        "metadata": {
+            "name": name, "namespace": "shop", "creationTimestamp": at(created),
+            "labels": {"pod-template-hash": "5d"},
+            "annotations": {"meshctl.io/proxy-version": OWN},
+            "ownerReferences": [
+                {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-5d", "uid": "u", "controller": true},
+            ],
+        },
+        "spec": {"containers": [{"name": "app"}], "initContainers": if meshed { proxy } else { json!([]) }},
+        "status": {"phase": "Running", "initContainerStatuses": [
+            {"name": "mesh-proxy", "ready": true, "started": true, "restartCount": 0, "image": "", "imageID": ""},
+        ]},
+    }))
+}
+
+pub(in crate::check) fn well() -> Installed {
+    let root = root(1);
+    Installed {
+        now_ms: NOW_S * 1000,
+        deployments: Ok(COMPONENTS.map(deployment).into()),
+        leases: Ok(vec![lease("mesh-controller"), lease("mesh-identity")]),
+        issuer: Ok(Some(secret(&root))),
+        webhook: Ok(Some(webhooks(&root))),
+        endpoints: Ok(COMPONENTS.map(slice).into()),
+        kinds: vec![(KINDS[0], Ok(Some(kind())))],
+        bundles: Ok(vec![bundle("shop", &root), bundle("default", &root)]),
+        namespaces: Ok(vec![namespace("shop"), object(json!({"metadata": {"name": "default"}}))]),
+        pods: Ok(vec![pod("web-5d-1", -300, true)]),
+        trial: Ok(Trial { namespace: "shop".into(), injected: true, took_ms: 12 }),
+    }
+}
+
+/// Breaks one thing: exactly one line says so.
+pub(in crate::check) type Case = (&'static str, fn(&mut Installed), Outcome, &'static str, &'static str);
+
+pub(in crate::check) fn each(cases: &[Case]) {
+    for (name, break_it, outcome, text, hint) in cases {
+        let mut facts = well();
+        break_it(&mut facts);
+        let report = judge(&facts);
+        let wrong: Vec<_> = report.checks.iter().filter(|line| line.outcome != Outcome::Passed).collect();
+        assert_eq!(wrong.len(), 1, "{name} ({text}):\n{}", report.render());
+        assert_eq!((wrong[0].name, wrong[0].outcome), (*name, *outcome), "{}", report.render());
+        assert!(wrong[0].text.contains(text), "{text}:\n{}", report.render());
+        assert!(wrong[0].hint.as_deref().unwrap().contains(hint), "{hint}:\n{}", report.render());
+    }
+}
+
+#[test]
+fn a_mesh_that_is_well() {
+    let report = judge(&well());
+    assert_eq!(report.outcome, Outcome::Passed, "{}", report.render());
+    let names: Vec<_> = report.checks.iter().map(|line| line.name).collect();
+    let expected = [
+        "deployment",
+        "deployment",
+        "deployment",
+        "kinds",
+        "lease",
+        "lease",
+        "restarts",
+        "issuer",
+        "bundle",
+        "webhook",
+        "endpoints",
+        "trial",
+        "opted-in",
+        "injected",
+        "running",
+    ];
+    assert_eq!(names, expected, "{}", report.render());
+}
+
+#[test]
+fn a_cluster_without_a_mesh_gets_one_line() {
+    let mut facts = well();
+    facts.deployments = Ok(Vec::new());
+    let report = judge(&facts);
+    assert_eq!(
+        report.render(),
+        "control plane\n× the mesh is not installed in this cluster\n    try: meshctl install\n\nfailed: 1 check\n"
+    );
+}
+
+#[test]
+fn each_thing_of_the_control_plane_that_can_be_wrong() {
+    each(&[
+        (
+            "deployment",
+            |facts| facts.deployments.as_mut().unwrap().truncate(2),
+            Outcome::Failed,
+            "mesh-injector is not installed",
+            "meshctl install",
+        ),
+        (
+            "deployment",
+            |facts| status(facts).available_replicas = None,
+            Outcome::Failed,
+            "mesh-controller: none of 2 replicas is available",
+            "logs deploy/mesh-controller",
+        ),
+        (
+            "deployment",
+            |facts| status(facts).available_replicas = Some(1),
+            Outcome::Warning,
+            "1 of 2 replicas are available",
+            "kubectl -n mesh-system",
+        ),
+        (
+            "deployment",
+            |facts| {
+                let deployment = &mut facts.deployments.as_mut().unwrap()[0];
+                let template = deployment.spec.as_mut().unwrap().template.spec.as_mut().unwrap();
+                template.containers[0].image = Some("reg:5000/mesh-controller:9.9.9@sha256:ab".into());
+            },
+            Outcome::Warning,
+            "has version 9.9.9",
+            "meshctl upgrade",
+        ),
+        (
+            "deployment",
+            |facts| {
+                status(facts).available_replicas = None;
+                facts.pods.as_mut().unwrap().push(object(json!({
+                "metadata": {"name": "mesh-controller-1", "namespace": "mesh-system"},
+                "status": {"containerStatuses": [{"name": "mesh-controller", "ready": false, "restartCount": 0, "image": "", "imageID": "",
+                    "state": {"waiting": {"reason": "ImagePullBackOff"}}}]},
+            })));
+            },
+            Outcome::Failed,
+            "mesh-controller-1 is in ImagePullBackOff",
+            "kubectl",
+        ),
+        (
+            "kinds",
+            |facts| facts.kinds[0].1 = Ok(None),
+            Outcome::Failed,
+            "externalworkloads.meshctl.io is missing",
+            "meshctl install",
+        ),
+        (
+            "kinds",
+            |facts| facts.kinds[0].1.as_mut().unwrap().as_mut().unwrap().status = None,
+            Outcome::Failed,
+            "not established",
+            "describe crd",
+        ),
+        (
+            "lease",
+            |facts| facts.leases.as_mut().unwrap().truncate(1),
+            Outcome::Failed,
+            "lease mesh-identity does not exist",
+            "logs deploy/mesh-identity",
+        ),
+        (
+            "lease",
+            |facts| facts.leases.as_mut().unwrap()[0].spec.as_mut().unwrap().holder_identity = None,
+            Outcome::Failed,
+            "nobody holds lease mesh-controller",
+            "logs deploy/mesh-controller",
+        ),
+        (
+            "restarts",
+            |facts| {
+                facts.pods.as_mut().unwrap().push(object(json!({
+            "metadata": {"name": "mesh-identity-1", "namespace": "mesh-system"},
+            "status": {"containerStatuses": [{"name": "mesh-identity", "ready": true, "restartCount": 7, "image": "", "imageID": "",
+                "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled", "finishedAt": at(-60)}}}]},
+        })))
+            },
+            Outcome::Warning,
+            "mesh-identity-1 restarted 7 times, the last time 1m00s ago after OOMKilled with code 137",
+            "logs --previous",
+        ),
+    ]);
+    let mut late = well();
+    late.now_ms += 100_000;
+    let report = judge(&late);
+    assert!(
+        report.checks.iter().any(|line| line.name == "lease" && line.text.contains("ran out")),
+        "{}",
+        report.render()
+    );
+}
+
+fn status(facts: &mut Installed) -> &mut k8s_openapi::api::apps::v1::DeploymentStatus {
+    facts.deployments.as_mut().unwrap()[0].status.as_mut().unwrap()
+}
+
+#[test]
+fn each_thing_of_identity_that_can_be_wrong() {
+    each(&[
+        (
+            "issuer",
+            |facts| facts.issuer = Ok(None),
+            Outcome::Failed,
+            "Secret mesh-system/mesh-issuer is missing",
+            "logs deploy/mesh-identity",
+        ),
+        (
+            "issuer",
+            |facts| facts.issuer = Err("secrets is forbidden".into()),
+            Outcome::Warning,
+            "may not be read: secrets is forbidden",
+            "kubectl auth can-i get secrets",
+        ),
+        (
+            "bundle",
+            |facts| facts.bundles.as_mut().unwrap().retain(|one| one.namespace().as_deref() != Some("shop")),
+            Outcome::Failed,
+            "no trust bundle in namespace shop",
+            "mesh-identity",
+        ),
+        (
+            "bundle",
+            |facts| facts.bundles.as_mut().unwrap()[0].data = None,
+            Outcome::Failed,
+            "no readable trust bundle in namespace shop",
+            "mesh-identity",
+        ),
+        (
+            "bundle",
+            |facts| facts.bundles.as_mut().unwrap()[1] = bundle("default", &root(2)),
+            Outcome::Failed,
+            "of namespace default is not that of the others",
+            "mesh-identity",
+        ),
+        (
+            "bundle",
+            |facts| facts.issuer = Ok(Some(secret(&root(3)))),
+            Outcome::Failed,
+            "lacks the issuer's anchor",
+            "mesh-identity",
+        ),
+    ]);
+}
+
+#[test]
+fn certificates_that_end() {
+    for (days, outcome, text) in [
+        (3650 - 20, Outcome::Warning, "the issuer's certificate ends in 2"),
+        (3651, Outcome::Failed, "the issuer's certificate ended"),
+    ] {
+        let root = root(days);
+        let mut facts = well();
+        facts.issuer = Ok(Some(secret(&root)));
+        facts.bundles = Ok(vec![bundle("shop", &root)]);
+        facts.webhook = Ok(Some(webhooks(&root)));
+        let report = judge(&facts);
+        assert_eq!(report.outcome, outcome, "{}", report.render());
+        assert!(report.render().contains(text), "{}", report.render());
+    }
+}
+
+#[test]
+fn each_thing_of_the_webhook_that_can_be_wrong() {
+    fn configuration(facts: &mut Installed) -> &mut Vec<k8s_openapi::api::admissionregistration::v1::MutatingWebhook> {
+        facts.webhook.as_mut().unwrap().as_mut().unwrap().webhooks.as_mut().unwrap()
+    }
+    each(&[
+        ("webhook", |facts| facts.webhook = Ok(None), Outcome::Failed, "no pod is injected", "meshctl install"),
+        (
+            "webhook",
+            |facts| configuration(facts).truncate(1),
+            Outcome::Failed,
+            "webhook namespaces.meshctl.io is missing",
+            "meshctl install",
+        ),
+        (
+            "webhook",
+            |facts| configuration(facts)[0].client_config.ca_bundle = None,
+            Outcome::Failed,
+            "pods.meshctl.io has no caBundle yet",
+            "logs deploy/mesh-injector",
+        ),
+        (
+            "webhook",
+            |facts| configuration(facts)[0].client_config.ca_bundle = Some(ByteString(b"x".to_vec())),
+            Outcome::Failed,
+            "is unusable",
+            "mesh-injector",
+        ),
+        (
+            "webhook",
+            |facts| configuration(facts)[0].client_config.ca_bundle = Some(ByteString(root(9).into_bytes())),
+            Outcome::Failed,
+            "is not the trust bundle",
+            "mesh-injector",
+        ),
+        (
+            "endpoints",
+            |facts| facts.endpoints.as_mut().unwrap()[2].endpoints[0].conditions.as_mut().unwrap().ready = Some(false),
+            Outcome::Failed,
+            "Service mesh-injector has no ready endpoint",
+            "kubectl",
+        ),
+        (
+            "trial",
+            |facts| facts.trial.as_mut().unwrap().injected = false,
+            Outcome::Failed,
+            "gets none",
+            "kubectl describe",
+        ),
+        (
+            "trial",
+            |facts| facts.trial = Err("in namespace shop: failed calling webhook: connection refused".into()),
+            Outcome::Failed,
+            "refused in namespace shop: failed calling",
+            "mesh-injector",
+        ),
+        (
+            "trial",
+            |facts| facts.trial = Err("in namespace shop: pods is forbidden: User \"u\" cannot create".into()),
+            Outcome::Warning,
+            "no pod may be put on trial",
+            "can-i create pods",
+        ),
+    ]);
+}
+
+#[test]
+fn images_have_tags() {
+    for (image, expected) in [("a/b:1", "1"), ("r:5000/b", "latest"), ("r:5000/b:2@sha256:c", "2"), ("b", "latest")] {
+        assert_eq!(tag(image), expected, "{image}");
+    }
+}
