@@ -64,7 +64,7 @@ pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 
 async fn ask(args: &Args) -> anyhow::Result<()> {
     if let Command::Check(check) = &args.command {
-        return check::run(async || check_once(args, check).await, check.wait, args.output).await;
+        return Box::pin(check::run(async || Box::pin(check_once(args, check)).await, check.wait, args.output)).await;
     }
     match kubernetes::place(args.demo_dir.as_deref(), &args.cluster) {
         Place::Demo => ask_demo(args).await,
@@ -87,9 +87,9 @@ async fn check_once(args: &Args, check: &CheckArgs) -> anyhow::Result<Report> {
     };
     let cluster = kubernetes::connect_there(&args.cluster, no_demo).await?;
     if check.pre {
-        return Ok(check::before::judge(&check::fetch::before(&cluster).await));
+        return Ok(check::before::judge(&Box::pin(check::fetch::before(&cluster)).await));
     }
-    let mut sections = check::installed::sections(&check::fetch::installed(&cluster).await);
+    let mut sections = check::installed::sections(&Box::pin(check::fetch::installed(&cluster)).await);
     if check.proxy {
         let answers = check::proxies::gather(&PortForward::new(cluster.client.clone(), None)).await?;
         sections.push(check::proxies::section(&answers, crate::now_ms()));

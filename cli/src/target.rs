@@ -159,13 +159,8 @@ pub fn closest<'w>(typed: &str, known: impl Iterator<Item = &'w str>) -> Option<
 fn distance(one: &str, other: &str) -> usize {
     let (one, other): (Vec<char>, Vec<char>) =
         (one.chars().take(LONGEST).collect(), other.chars().take(LONGEST).collect());
-    let mut rows = vec![vec![0; other.len() + 1]; one.len() + 1];
-    for (index, row) in rows.iter_mut().enumerate() {
-        row[0] = index;
-    }
-    for column in 0..=other.len() {
-        rows[0][column] = column;
-    }
+    let first = |row: usize| (row..=row + other.len()).collect::<Vec<usize>>();
+    let mut rows: Vec<Vec<usize>> = (0..=one.len()).map(first).collect();
     for row in 1..=one.len() {
         for column in 1..=other.len() {
             let change = usize::from(one[row - 1] != other[column - 1]);

@@ -85,92 +85,7 @@ fn a_cluster_that_is_ready() {
 
 #[test]
 fn each_thing_that_can_be_wrong() {
-    type Break = fn(&mut Before);
-    let cases: &[(&str, Break, Outcome, &str, &str)] = &[
-        ("version", |facts| facts.minor_version = Some((1, 28)), Outcome::Failed, "needs 1.29", "upgrade the cluster"),
-        ("version", |facts| facts.minor_version = None, Outcome::Warning, "not understood", "1.29"),
-        (
-            "rights",
-            |facts| facts.rights[1].1 = Ok(false),
-            Outcome::Failed,
-            "may not patch customresourcedefinitions",
-            "kubectl auth can-i patch customresourcedefinitions.apiextensions.k8s.io",
-        ),
-        (
-            "rights",
-            |facts| facts.rights[1].1 = Err("no".into()),
-            Outcome::Warning,
-            "could not be asked for",
-            "can-i --list",
-        ),
-        (
-            "clock",
-            |facts| facts.date_ms = Ok(NOW + 61_000),
-            Outcome::Warning,
-            "is 1m01s behind the API server's",
-            "NTP",
-        ),
-        ("clock", |facts| facts.date_ms = Ok(NOW - 8000), Outcome::Warning, "is 8.0s ahead of", "NTP"),
-        (
-            "gateway-api",
-            |facts| facts.gateway = Ok(None),
-            Outcome::Warning,
-            "not installed",
-            "kubectl apply --server-side -f https://",
-        ),
-        (
-            "gateway-api",
-            |facts| facts.gateway = Ok(Some(gateway_crd("v1beta1"))),
-            Outcome::Warning,
-            "do not serve version v1",
-            "kubectl apply",
-        ),
-        (
-            "nodes",
-            |facts| info(facts).operating_system = "windows".into(),
-            Outcome::Warning,
-            "node one runs windows",
-            "cordon",
-        ),
-        ("nodes", |facts| info(facts).architecture = "s390x".into(), Outcome::Warning, "architecture s390x", "cordon"),
-        (
-            "nodes",
-            |facts| info(facts).kubelet_version = "v1.28.9+k3s1".into(),
-            Outcome::Warning,
-            "kubelet v1.28.9+k3s1",
-            "cordon",
-        ),
-        (
-            "nodes",
-            |facts| info(facts).kernel_version = "4.14.336".into(),
-            Outcome::Warning,
-            "kernel 4.14.336",
-            "cordon",
-        ),
-        ("nodes", |facts| facts.nodes = Ok(Vec::new()), Outcome::Failed, "no node", "kubectl get nodes"),
-        (
-            "node-clocks",
-            |facts| facts.leases = Ok(vec![lease(NOW + 31_000)]),
-            Outcome::Failed,
-            "ahead of the API server's: one (30s)",
-            "NTP",
-        ),
-        (
-            "pod-security",
-            |facts| facts.namespaces = Ok(vec![namespace("shop", Some("baseline"))]),
-            Outcome::Warning,
-            "in namespace shop",
-            "kubectl label --overwrite namespace shop pod-security.kubernetes.io/enforce=privileged",
-        ),
-        (
-            "present",
-            |facts| facts.installed = Ok(Some(Deployment::default())),
-            Outcome::Warning,
-            "installed here already",
-            "meshctl check",
-        ),
-    ];
-    for (name, break_it, outcome, text, hint) in cases {
+    for (name, break_it, outcome, text, hint) in CASES {
         let mut facts = ready();
         break_it(&mut facts);
         let report = judge(&facts);
@@ -192,3 +107,79 @@ fn what_may_not_be_read_is_said_and_nothing_else_suffers() {
     assert_eq!(report.outcome, Outcome::Warning, "{}", report.render());
     assert_eq!(report.count(Outcome::Warning), 3, "{}", report.render());
 }
+
+/// What is broken, how, and what is said of it.
+type Case = (&'static str, fn(&mut Before), Outcome, &'static str, &'static str);
+
+const CASES: &[Case] = &[
+    ("version", |facts| facts.minor_version = Some((1, 28)), Outcome::Failed, "needs 1.29", "upgrade the cluster"),
+    ("version", |facts| facts.minor_version = None, Outcome::Warning, "not understood", "1.29"),
+    (
+        "rights",
+        |facts| facts.rights[1].1 = Ok(false),
+        Outcome::Failed,
+        "may not patch customresourcedefinitions",
+        "kubectl auth can-i patch customresourcedefinitions.apiextensions.k8s.io",
+    ),
+    (
+        "rights",
+        |facts| facts.rights[1].1 = Err("no".into()),
+        Outcome::Warning,
+        "could not be asked for",
+        "can-i --list",
+    ),
+    ("clock", |facts| facts.date_ms = Ok(NOW + 61_000), Outcome::Warning, "is 1m01s behind the API server's", "NTP"),
+    ("clock", |facts| facts.date_ms = Ok(NOW - 8000), Outcome::Warning, "is 8.0s ahead of", "NTP"),
+    (
+        "gateway-api",
+        |facts| facts.gateway = Ok(None),
+        Outcome::Warning,
+        "not installed",
+        "kubectl apply --server-side -f https://",
+    ),
+    (
+        "gateway-api",
+        |facts| facts.gateway = Ok(Some(gateway_crd("v1beta1"))),
+        Outcome::Warning,
+        "do not serve version v1",
+        "kubectl apply",
+    ),
+    (
+        "nodes",
+        |facts| info(facts).operating_system = "windows".into(),
+        Outcome::Warning,
+        "node one runs windows",
+        "cordon",
+    ),
+    ("nodes", |facts| info(facts).architecture = "s390x".into(), Outcome::Warning, "architecture s390x", "cordon"),
+    (
+        "nodes",
+        |facts| info(facts).kubelet_version = "v1.28.9+k3s1".into(),
+        Outcome::Warning,
+        "kubelet v1.28.9+k3s1",
+        "cordon",
+    ),
+    ("nodes", |facts| info(facts).kernel_version = "4.14.336".into(), Outcome::Warning, "kernel 4.14.336", "cordon"),
+    ("nodes", |facts| facts.nodes = Ok(Vec::new()), Outcome::Failed, "no node", "kubectl get nodes"),
+    (
+        "node-clocks",
+        |facts| facts.leases = Ok(vec![lease(NOW + 31_000)]),
+        Outcome::Failed,
+        "ahead of the API server's: one (30s)",
+        "NTP",
+    ),
+    (
+        "pod-security",
+        |facts| facts.namespaces = Ok(vec![namespace("shop", Some("baseline"))]),
+        Outcome::Warning,
+        "in namespace shop",
+        "kubectl label --overwrite namespace shop pod-security.kubernetes.io/enforce=privileged",
+    ),
+    (
+        "present",
+        |facts| facts.installed = Ok(Some(Deployment::default())),
+        Outcome::Warning,
+        "installed here already",
+        "meshctl check",
+    ),
+];

@@ -188,95 +188,7 @@ fn a_cluster_without_a_mesh_gets_one_line() {
 
 #[test]
 fn each_thing_of_the_control_plane_that_can_be_wrong() {
-    each(&[
-        (
-            "deployment",
-            |facts| facts.deployments.as_mut().unwrap().truncate(2),
-            Outcome::Failed,
-            "mesh-injector is not installed",
-            "meshctl install",
-        ),
-        (
-            "deployment",
-            |facts| status(facts).available_replicas = None,
-            Outcome::Failed,
-            "mesh-controller: none of 2 replicas is available",
-            "logs deploy/mesh-controller",
-        ),
-        (
-            "deployment",
-            |facts| status(facts).available_replicas = Some(1),
-            Outcome::Warning,
-            "1 of 2 replicas are available",
-            "kubectl -n mesh-system",
-        ),
-        (
-            "deployment",
-            |facts| {
-                let deployment = &mut facts.deployments.as_mut().unwrap()[0];
-                let template = deployment.spec.as_mut().unwrap().template.spec.as_mut().unwrap();
-                template.containers[0].image = Some("reg:5000/mesh-controller:9.9.9@sha256:ab".into());
-            },
-            Outcome::Warning,
-            "has version 9.9.9",
-            "meshctl upgrade",
-        ),
-        (
-            "deployment",
-            |facts| {
-                status(facts).available_replicas = None;
-                facts.pods.as_mut().unwrap().push(object(json!({
-                "metadata": {"name": "mesh-controller-1", "namespace": "mesh-system"},
-                "status": {"containerStatuses": [{"name": "mesh-controller", "ready": false, "restartCount": 0, "image": "", "imageID": "",
-                    "state": {"waiting": {"reason": "ImagePullBackOff"}}}]},
-            })));
-            },
-            Outcome::Failed,
-            "mesh-controller-1 is in ImagePullBackOff",
-            "kubectl",
-        ),
-        (
-            "kinds",
-            |facts| facts.kinds[0].1 = Ok(None),
-            Outcome::Failed,
-            "externalworkloads.meshctl.io is missing",
-            "meshctl install",
-        ),
-        (
-            "kinds",
-            |facts| facts.kinds[0].1.as_mut().unwrap().as_mut().unwrap().status = None,
-            Outcome::Failed,
-            "not established",
-            "describe crd",
-        ),
-        (
-            "lease",
-            |facts| facts.leases.as_mut().unwrap().truncate(1),
-            Outcome::Failed,
-            "lease mesh-identity does not exist",
-            "logs deploy/mesh-identity",
-        ),
-        (
-            "lease",
-            |facts| facts.leases.as_mut().unwrap()[0].spec.as_mut().unwrap().holder_identity = None,
-            Outcome::Failed,
-            "nobody holds lease mesh-controller",
-            "logs deploy/mesh-controller",
-        ),
-        (
-            "restarts",
-            |facts| {
-                facts.pods.as_mut().unwrap().push(object(json!({
-            "metadata": {"name": "mesh-identity-1", "namespace": "mesh-system"},
-            "status": {"containerStatuses": [{"name": "mesh-identity", "ready": true, "restartCount": 7, "image": "", "imageID": "",
-                "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled", "finishedAt": at(-60)}}}]},
-        })))
-            },
-            Outcome::Warning,
-            "mesh-identity-1 restarted 7 times, the last time 1m00s ago after OOMKilled with code 137",
-            "logs --previous",
-        ),
-    ]);
+    each(CONTROL_PLANE);
     let mut late = well();
     late.now_ms += 100_000;
     let report = judge(&late);
@@ -428,3 +340,93 @@ fn images_have_tags() {
         assert_eq!(tag(image), expected, "{image}");
     }
 }
+
+const CONTROL_PLANE: &[Case] = &[
+    (
+        "deployment",
+        |facts| facts.deployments.as_mut().unwrap().truncate(2),
+        Outcome::Failed,
+        "mesh-injector is not installed",
+        "meshctl install",
+    ),
+    (
+        "deployment",
+        |facts| status(facts).available_replicas = None,
+        Outcome::Failed,
+        "mesh-controller: none of 2 replicas is available",
+        "logs deploy/mesh-controller",
+    ),
+    (
+        "deployment",
+        |facts| status(facts).available_replicas = Some(1),
+        Outcome::Warning,
+        "1 of 2 replicas are available",
+        "kubectl -n mesh-system",
+    ),
+    (
+        "deployment",
+        |facts| {
+            let deployment = &mut facts.deployments.as_mut().unwrap()[0];
+            let template = deployment.spec.as_mut().unwrap().template.spec.as_mut().unwrap();
+            template.containers[0].image = Some("reg:5000/mesh-controller:9.9.9@sha256:ab".into());
+        },
+        Outcome::Warning,
+        "has version 9.9.9",
+        "meshctl upgrade",
+    ),
+    (
+        "deployment",
+        |facts| {
+            status(facts).available_replicas = None;
+            facts.pods.as_mut().unwrap().push(object(json!({
+                "metadata": {"name": "mesh-controller-1", "namespace": "mesh-system"},
+                "status": {"containerStatuses": [{"name": "mesh-controller", "ready": false, "restartCount": 0, "image": "", "imageID": "",
+                    "state": {"waiting": {"reason": "ImagePullBackOff"}}}]},
+            })));
+        },
+        Outcome::Failed,
+        "mesh-controller-1 is in ImagePullBackOff",
+        "kubectl",
+    ),
+    (
+        "kinds",
+        |facts| facts.kinds[0].1 = Ok(None),
+        Outcome::Failed,
+        "externalworkloads.meshctl.io is missing",
+        "meshctl install",
+    ),
+    (
+        "kinds",
+        |facts| facts.kinds[0].1.as_mut().unwrap().as_mut().unwrap().status = None,
+        Outcome::Failed,
+        "not established",
+        "describe crd",
+    ),
+    (
+        "lease",
+        |facts| facts.leases.as_mut().unwrap().truncate(1),
+        Outcome::Failed,
+        "lease mesh-identity does not exist",
+        "logs deploy/mesh-identity",
+    ),
+    (
+        "lease",
+        |facts| facts.leases.as_mut().unwrap()[0].spec.as_mut().unwrap().holder_identity = None,
+        Outcome::Failed,
+        "nobody holds lease mesh-controller",
+        "logs deploy/mesh-controller",
+    ),
+    (
+        "restarts",
+        |facts| {
+            facts.pods.as_mut().unwrap().push(object(json!({
+            "metadata": {"name": "mesh-identity-1", "namespace": "mesh-system"},
+            "status": {"containerStatuses": [{"name": "mesh-identity", "ready": true, "restartCount": 7, "image": "", "imageID": "",
+                "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled", "finishedAt": at(-60)}}}]},
+        })))
+        },
+        Outcome::Warning,
+        "mesh-identity-1 restarted 7 times, the last time 1m00s ago after OOMKilled with code 137",
+        "logs --previous",
+    ),
+];
