@@ -12,6 +12,8 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proto::names;
 
+use crate::settings::InvalidSetting;
+
 /// What becomes of a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
@@ -52,8 +54,38 @@ pub enum Skipped {
     Invalid(Word),
     /// It shares the node's network: redirect rules would take the node's traffic.
     HostNetwork,
-    /// Namespaces the cluster itself depends on.
+    /// Namespaces the cluster itself, or the mesh's control plane, lives in.
     SystemNamespace,
+    /// It has our containers.
+    AlreadyInjected,
+    /// A static pod's image in the API: nobody may change it.
+    MirrorPod,
+    /// Redirect rules are Linux's.
+    NotLinux,
+    /// One of its containers declares a port that the proxy needs.
+    PortConflict {
+        /// Which container.
+        container: String,
+        /// Which port.
+        port: u16,
+    },
+    /// One of its containers runs as the proxy's user: its connections would be taken for the proxy's.
+    UserConflict {
+        /// Which container.
+        container: String,
+    },
+    /// It has a volume with a name of ours.
+    VolumeConflict {
+        /// Which name.
+        volume: String,
+    },
+    /// An annotation whose value can't be used.
+    Setting(InvalidSetting),
+    /// Probes and settings take more room than one environment variable has.
+    TooLarge {
+        /// Bytes of the proxy's settings.
+        bytes: usize,
+    },
 }
 
 impl Skipped {
@@ -65,7 +97,23 @@ impl Skipped {
             Self::Invalid(_) => "invalid_value",
             Self::HostNetwork => "host_network",
             Self::SystemNamespace => "system_namespace",
+            Self::AlreadyInjected => "already_injected",
+            Self::MirrorPod => "mirror_pod",
+            Self::NotLinux => "not_linux",
+            Self::PortConflict { .. } => "port_conflict",
+            Self::UserConflict { .. } => "user_conflict",
+            Self::VolumeConflict { .. } => "volume_conflict",
+            Self::Setting(_) => "invalid_setting",
+            Self::TooLarge { .. } => "too_large",
         }
+    }
+
+    /// Whether somebody who asked for a proxy should be told that there is none.
+    pub fn is_surprising(&self) -> bool {
+        !matches!(
+            self,
+            Self::NotAskedFor | Self::Disabled(_) | Self::SystemNamespace | Self::AlreadyInjected | Self::MirrorPod
+        )
     }
 }
 
@@ -81,7 +129,29 @@ impl fmt::Display for Skipped {
                 write!(f, "{word} is neither {yes} nor {no}")
             }
             Self::HostNetwork => f.write_str("pods with hostNetwork are never injected"),
-            Self::SystemNamespace => write!(f, "pods in {KUBE_SYSTEM} are never injected"),
+            Self::SystemNamespace => {
+                write!(f, "pods in {KUBE_SYSTEM} and {} are never injected", names::SYSTEM_NAMESPACE)
+            }
+            Self::AlreadyInjected => {
+                write!(f, "the pod has a container {} or {} already", names::PROXY_CONTAINER, names::INIT_CONTAINER)
+            }
+            Self::MirrorPod => f.write_str("static pods cannot be changed through the API"),
+            Self::NotLinux => f.write_str("only Linux pods can be injected"),
+            Self::PortConflict { container, port } => {
+                write!(f, "container {container} uses port {port}, which the proxy needs; move it to another port")
+            }
+            Self::UserConflict { container } => write!(
+                f,
+                "container {container} runs as user {}, which is the proxy's; give it another runAsUser",
+                names::PROXY_UID
+            ),
+            Self::VolumeConflict { volume } => {
+                write!(f, "the pod has a volume {volume} of its own; rename it")
+            }
+            Self::Setting(invalid) => invalid.fmt(f),
+            Self::TooLarge { bytes } => {
+                write!(f, "the proxy's settings would take {bytes} bytes, mostly headers of HTTPS probes: shorten them")
+            }
         }
     }
 }
@@ -103,7 +173,7 @@ impl fmt::Display for On {
 
 /// Decides for one pod; `namespace` is the metadata of its Namespace.
 pub fn decide(pod: &Pod, namespace: &ObjectMeta) -> Decision {
-    if namespace.name.as_deref() == Some(KUBE_SYSTEM) {
+    if namespace.name.as_deref().is_some_and(is_system) {
         return Decision::Skip(Skipped::SystemNamespace);
     }
     if pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true)) {
@@ -111,16 +181,48 @@ pub fn decide(pod: &Pod, namespace: &ObjectMeta) -> Decision {
     }
     let word = word(On::Pod, &pod.metadata).or_else(|| word(On::Namespace, namespace));
     let Some(word) = word else { return Decision::Skip(Skipped::NotAskedFor) };
-    let yes = if word.key == ISTIO_POD { boolean(&word.value) } else { switch(&word.value) };
-    match yes {
+    match word.yes() {
         Some(true) => Decision::Inject(word),
         Some(false) => Decision::Skip(Skipped::Disabled(word)),
         None => Decision::Skip(Skipped::Invalid(word)),
     }
 }
 
+/// What a namespace says by itself, whatever its pods say: the value its label should have.
+pub fn of_namespace(namespace: &ObjectMeta) -> Option<Word> {
+    word(On::Namespace, namespace)
+}
+
+/// Words that say the opposite of the one that was followed, one sentence each.
+pub fn overruled(followed: &Word, pod: &Pod, namespace: &ObjectMeta) -> Vec<String> {
+    let mirrored = namespace.annotations.as_ref().is_some_and(|map| map.contains_key(names::INJECT_MIRRORED));
+    words(On::Pod, &pod.metadata)
+        // A namespace's mirrored label is no word of anybody's.
+        .chain(words(On::Namespace, namespace).filter(|word| !mirrored || word.key != names::INJECT))
+        .filter(|word| word.yes().is_some() && word.yes() != followed.yes())
+        .map(|word| format!("{followed} counts, {word} does not"))
+        .collect()
+}
+
+/// Whether pods of a namespace are left alone whatever anybody says.
+pub fn is_system(namespace: &str) -> bool {
+    [KUBE_SYSTEM, names::SYSTEM_NAMESPACE].contains(&namespace)
+}
+
+impl Word {
+    /// Yes or no, or neither.
+    pub fn yes(&self) -> Option<bool> {
+        if self.key == ISTIO_POD { boolean(&self.value) } else { switch(&self.value) }
+    }
+}
+
 /// The word that counts of those on one object.
 fn word(on: On, metadata: &ObjectMeta) -> Option<Word> {
+    words(on, metadata).next()
+}
+
+/// All of them, the one that counts first.
+fn words(on: On, metadata: &ObjectMeta) -> impl Iterator<Item = Word> {
     let (annotations, labels) = (metadata.annotations.as_ref(), metadata.labels.as_ref());
     // Istio reads labels before annotations, and on namespaces labels only.
     let places: [(Option<&BTreeMap<String, String>>, &'static str); 4] = match on {
@@ -131,7 +233,7 @@ fn word(on: On, metadata: &ObjectMeta) -> Option<Word> {
             [(annotations, names::INJECT), (labels, names::INJECT), (labels, ISTIO_NAMESPACE), (None, ISTIO_NAMESPACE)]
         }
     };
-    places.into_iter().find_map(|(map, key)| {
+    places.into_iter().filter_map(move |(map, key)| {
         let value = map?.get(key)?;
         Some(Word { on, key, value: value.clone() })
     })
