@@ -35,12 +35,14 @@ pub struct IncomingConfig {
     pub handshake_timeout: Duration,
     /// Handshakes at once; further connections wait in the listener's queue.
     pub max_pending: usize,
+    /// ALPN names that are spoken, the preferred one first.
+    pub protocols: &'static [&'static [u8]],
 }
 
 impl IncomingConfig {
-    /// 10 s for each of at most 1,024 handshakes at once.
+    /// 10 s for each of at most 1,024 handshakes at once, and HTTP/2 afterwards.
     pub fn new(clients: ClientCertificates) -> Self {
-        Self { clients, handshake_timeout: Duration::from_secs(10), max_pending: 1024 }
+        Self { clients, handshake_timeout: Duration::from_secs(10), max_pending: 1024, protocols: &[b"h2"] }
     }
 }
 
@@ -103,7 +105,7 @@ pub fn incoming(
 ) -> ReceiverStream<Result<MeshStream, io::Error>> {
     let (ready, connections) = mpsc::channel(16);
     let acceptor = Acceptor {
-        acceptor: TlsAcceptor::from(tls.server_config(config.clients, &[b"h2"])),
+        acceptor: TlsAcceptor::from(tls.server_config(config.clients, config.protocols)),
         tls,
         clients: config.clients,
         timeout: config.handshake_timeout,

@@ -1,0 +1,122 @@
+//! Kubernetes events: why a pod got no proxy, and which of several words counted.
+//!
+//! They are told of the pod's owner, where `kubectl describe` shows them, since the pod itself does not exist yet. They
+//! wait in a short queue and never hold up an answer: when the API server is slower than pods come, some are dropped.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Client;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use tokio::sync::mpsc;
+
+/// The queue's entrance. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Events {
+    queue: mpsc::Sender<Told>,
+}
+
+/// One event.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Told {
+    /// Of whom.
+    pub regarding: ObjectReference,
+    /// Whether something is wrong, rather than worth knowing.
+    pub is_warning: bool,
+    /// Why, as one word of [`crate::Skipped::reason`] or the like.
+    pub cause: &'static str,
+    /// A sentence.
+    pub note: String,
+}
+
+impl Events {
+    /// A queue and its other end.
+    pub fn queue() -> (Self, mpsc::Receiver<Told>) {
+        let (queue, receiver) = mpsc::channel(LONGEST_QUEUE);
+        (Self { queue }, receiver)
+    }
+
+    /// Puts an event into the queue, or drops it when the queue is full.
+    pub fn tell(&self, told: Told) {
+        if self.queue.try_send(told).is_err() {
+            tracing::warn!("an event was dropped: the API server takes them slower than pods come");
+        }
+    }
+}
+
+/// Whom to tell of a pod: who made it, else itself.
+pub fn regarding(pod: &ObjectMeta, namespace: &str) -> ObjectReference {
+    let owner = pod.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+    let namespace = Some(namespace.to_owned());
+    match owner {
+        Some(owner) => ObjectReference {
+            api_version: Some(owner.api_version.clone()),
+            kind: Some(owner.kind.clone()),
+            name: Some(owner.name.clone()),
+            uid: Some(owner.uid.clone()),
+            namespace,
+            ..ObjectReference::default()
+        },
+        None => ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            name: pod.name.clone().or_else(|| pod.generate_name.clone()),
+            namespace,
+            ..ObjectReference::default()
+        },
+    }
+}
+
+/// Publishes what comes out of the queue; ends with it.
+pub async fn publish(client: Client, mut queue: mpsc::Receiver<Told>) {
+    let instance = std::env::var("HOSTNAME").ok();
+    let recorder = Recorder::new(client, Reporter { controller: REPORTER.to_owned(), instance });
+    while let Some(told) = queue.recv().await {
+        let event = Event {
+            type_: if told.is_warning { EventType::Warning } else { EventType::Normal },
+            reason: if told.is_warning { "NotInjected" } else { "Injected" }.to_owned(),
+            note: Some(shortened(&told.note)),
+            action: told.cause.to_owned(),
+            secondary: None,
+        };
+        let published = tokio::time::timeout(PATIENCE, recorder.publish(&event, &told.regarding)).await;
+        if let Ok(Err(error)) = published {
+            let error = controller_runtime::kubernetes::describe(&error);
+            tracing::warn!(error, note = told.note, "cannot publish an event");
+        }
+    }
+}
+
+/// To what the API server takes.
+fn shortened(note: &str) -> String {
+    let end = note.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= LONGEST_NOTE).last();
+    note[..end.unwrap_or(0)].to_owned()
+}
+
+const REPORTER: &str = "meshctl.io/mesh-injector";
+const LONGEST_QUEUE: usize = 256;
+const LONGEST_NOTE: usize = 1023;
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_queue_holds_nobody_up() {
+        let (events, mut queue) = Events::queue();
+        let told = Told {
+            regarding: regarding(&ObjectMeta::default(), "shop"),
+            is_warning: true,
+            cause: "port_conflict",
+            note: "é".repeat(1000),
+        };
+        for _ in 0..2 * LONGEST_QUEUE {
+            events.tell(told.clone());
+        }
+        assert_eq!(queue.len(), LONGEST_QUEUE);
+        let note = shortened(&queue.try_recv().unwrap().note);
+        assert_eq!(note.len(), 1022);
+    }
+}

@@ -1,0 +1,155 @@
+//! A namespace's annotation, copied into its label: webhooks are chosen by labels, and people write annotations.
+//!
+//! Pure. What was copied is marked with a second annotation, so that it goes when its original goes, while a label that
+//! a person wrote stays.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use proto::names::{INJECT, INJECT_MIRRORED};
+use serde_json::{Value, json};
+
+use crate::decision::is_system;
+
+/// What is to be changed on a namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Label and mark get this value.
+    Set(String),
+    /// The mark goes, with the label if it is ours.
+    Remove {
+        /// Whether the label is ours.
+        label: bool,
+    },
+}
+
+/// What has to change for label and annotation to agree; nothing where they do.
+pub fn change(namespace: &ObjectMeta) -> Option<Change> {
+    if namespace.name.as_deref().is_some_and(is_system) {
+        return None;
+    }
+    let annotation = |key: &str| namespace.annotations.as_ref()?.get(key).map(String::as_str);
+    let label = namespace.labels.as_ref().and_then(|labels| labels.get(INJECT)).map(String::as_str);
+    let mark = annotation(INJECT_MIRRORED);
+    match annotation(INJECT).filter(|value| is_word(value)) {
+        Some(wanted) if label != Some(wanted) || mark.is_some_and(|mark| mark != wanted) => {
+            Some(Change::Set(wanted.to_owned()))
+        }
+        Some(_) => None,
+        None => mark.map(|mark| Change::Remove { label: label == Some(mark) }),
+    }
+}
+
+/// What to tell who writes a value that means nothing.
+pub fn warning(namespace: &ObjectMeta) -> Option<String> {
+    let value = namespace.annotations.as_ref()?.get(INJECT).filter(|value| !is_word(value))?;
+    Some(format!("{INJECT}: {value:?} is neither enabled nor disabled; pods of this namespace are not injected"))
+}
+
+impl Change {
+    /// As operations on the object that the change was found for (RFC 6902).
+    pub fn json_patch(&self, namespace: &ObjectMeta) -> json_patch::Patch {
+        let mut operations = Vec::new();
+        match self {
+            Self::Set(value) => {
+                for (map, key, exists) in [
+                    ("labels", INJECT, namespace.labels.is_some()),
+                    ("annotations", INJECT_MIRRORED, namespace.annotations.is_some()),
+                ] {
+                    if !exists {
+                        operations.push(json!({"op": "add", "path": format!("/metadata/{map}"), "value": {}}));
+                    }
+                    operations.push(json!({"op": "add", "path": place(map, key), "value": value}));
+                }
+            }
+            Self::Remove { label } => {
+                operations.push(json!({"op": "remove", "path": place("annotations", INJECT_MIRRORED)}));
+                if *label {
+                    operations.push(json!({"op": "remove", "path": place("labels", INJECT)}));
+                }
+            }
+        }
+        serde_json::from_value(Value::Array(operations)).expect("operations are written as RFC 6902 has them")
+    }
+
+    /// As a merge patch (RFC 7386) that fails if the namespace is no longer the one the change was found for.
+    pub fn merge_patch(&self, namespace: &ObjectMeta) -> Value {
+        let mut metadata = json!({"resourceVersion": namespace.resource_version});
+        match self {
+            Self::Set(value) => {
+                metadata["labels"] = json!({ INJECT: value });
+                metadata["annotations"] = json!({ INJECT_MIRRORED: value });
+            }
+            Self::Remove { label } => {
+                metadata["annotations"] = json!({ INJECT_MIRRORED: null });
+                if *label {
+                    metadata["labels"] = json!({ INJECT: null });
+                }
+            }
+        }
+        json!({ "metadata": metadata })
+    }
+}
+
+fn is_word(value: &str) -> bool {
+    matches!(value, "enabled" | "disabled")
+}
+
+fn place(map: &str, key: &str) -> String {
+    format!("/metadata/{map}/{}", key.replace('/', "~1"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn namespace(annotation: Option<&str>, label: Option<&str>, mark: Option<&str>) -> ObjectMeta {
+        let mut metadata = ObjectMeta { name: Some("shop".to_owned()), ..ObjectMeta::default() };
+        for (key, value) in [(INJECT, annotation), (INJECT_MIRRORED, mark)] {
+            if let Some(value) = value {
+                metadata.annotations.get_or_insert_default().insert(key.to_owned(), value.to_owned());
+            }
+        }
+        metadata.labels = label.map(|label| [(INJECT.to_owned(), label.to_owned())].into());
+        metadata
+    }
+
+    #[test]
+    fn the_label_follows_the_annotation_and_a_persons_label_stays() {
+        let (on, off) = (Some("enabled"), Some("disabled"));
+        let set = |value: &str| Some(Change::Set(value.to_owned()));
+        for ((annotation, label, mark), expected) in [
+            ((None, None, None), None),
+            ((on, None, None), set("enabled")),
+            ((on, on, on), None),
+            ((off, on, on), set("disabled")),
+            ((on, off, None), set("enabled")),
+            // Written by hand, and the same: nothing to do now, and it stays later.
+            ((on, on, None), None),
+            ((None, on, None), None),
+            ((None, on, on), Some(Change::Remove { label: true })),
+            ((None, off, on), Some(Change::Remove { label: false })),
+            ((None, None, on), Some(Change::Remove { label: false })),
+            ((Some("yes"), None, None), None),
+            ((Some("yes"), on, on), Some(Change::Remove { label: true })),
+        ] {
+            let namespace = namespace(annotation, label, mark);
+            let found = change(&namespace);
+            assert_eq!(found, expected, "{annotation:?} {label:?} {mark:?}");
+            // Both forms of the patch do the same, and afterwards there is nothing left to do.
+            let Some(found) = found else { continue };
+            let mut patched = json!({ "metadata": namespace });
+            let mut merged = patched.clone();
+            json_patch::patch(&mut patched, &found.json_patch(&namespace)).unwrap();
+            json_patch::merge(&mut merged, &found.merge_patch(&namespace));
+            let metadata: ObjectMeta = serde_json::from_value(patched["metadata"].clone()).unwrap();
+            assert_eq!(serde_json::from_value::<ObjectMeta>(merged["metadata"].clone()).unwrap(), metadata);
+            assert_eq!(change(&metadata), None, "{metadata:?}");
+        }
+        assert!(warning(&namespace(Some("yes"), None, None)).unwrap().contains("\"yes\" is neither"));
+    }
+
+    #[test]
+    fn system_namespaces_are_left_alone() {
+        let system = ObjectMeta { name: Some("kube-system".to_owned()), ..namespace(Some("enabled"), None, None) };
+        assert_eq!(change(&system), None);
+    }
+}
