@@ -1,0 +1,9 @@
+//! The mesh on a real Kubernetes, used as README says. Needs `integration-tests/cluster up --nodes 2` and `load`
+//! (`integration-tests/run cluster` sees to both).
+#![expect(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "an integration test is all tests")]
+
+mod first_steps;
+mod install;
+mod nothing_fails;
+mod pods;
+mod shop;
