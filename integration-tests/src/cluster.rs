@@ -183,7 +183,7 @@ spec:
           image: \"{TRAFFIC}\"
           args: [serve, --listen, \"0.0.0.0:8080\", --name, $(POD)]
           env: [{{ name: POD, valueFrom: {{ fieldRef: {{ fieldPath: metadata.name }} }} }}]
-          readinessProbe: {{ httpGet: {{ port: 8080, path: /?size=1 }}, periodSeconds: 1 }}
+          readinessProbe: {{ httpGet: {{ port: 8080, path: \"/?size=1\" }}, periodSeconds: 1 }}
 "
     )
 }
