@@ -10,6 +10,7 @@
 //!
 //! - [`watch`]: one kind: list, watch, and what to do when either fails or falls silent.
 //! - [`inventory`]: the objects as last heard, how far each watch has come, and when it last spoke. Pure.
+//! - [`status`]: what became of each HTTPRoute, written back by the replica that leads.
 //!
 //! Objects are trimmed to facts as they arrive; an event that changes nothing we keep changes no facts. Kinds that may be
 //! missing (Gateway API, our own) count as empty until their definition is there. Without an API server the last picture
@@ -22,14 +23,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use controller_runtime::health::Readiness;
+use controller_runtime::lease::LeaseConfig;
 use crd::model::Object;
-use crd::{ExternalWorkload, GatewayRoute};
+use crd::{ExternalWorkload, GatewayRoute, HttpRoute};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::core::PartialObjectMeta;
 use kube::{Client, Resource};
 use parking_lot::Mutex;
+use proto::names;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
@@ -38,6 +41,7 @@ use crate::hub::Hub;
 use crate::metrics::{KindLabels, Metrics, WatchLabels};
 
 pub mod inventory;
+pub mod status;
 pub mod watch;
 
 use inventory::Inventory;
@@ -68,11 +72,11 @@ pub async fn follow(client: Client, hub: Hub, readiness: Readiness, metrics: Met
     loop {
         tokio::select! {
             () = shared.changed.notified() => {
-                let started = Instant::now();
                 sleep(COALESCE).await;
+                let started = Instant::now();
                 publish(&shared);
                 // Where making facts takes long, at least as much time is left for telling them.
-                sleep(started.elapsed().saturating_sub(COALESCE).min(LONGEST_PAUSE)).await;
+                sleep((Instant::now() - started).min(LONGEST_PAUSE)).await;
             }
             _ = ticks.tick() => {}
         }
@@ -145,20 +149,13 @@ fn watches_of(client: &Client) -> Vec<AnyWatch> {
         AnyWatch::new(Watch::required("services", Api::all(client.clone()), all, service)),
         AnyWatch::new(Watch::required("pods", Api::all(client.clone()), running, pod)),
         AnyWatch::new(Watch::required("endpointslices", Api::all(client.clone()), all, endpoint_slice)),
-        AnyWatch::new(Watch::optional("httproutes", dynamic::<GatewayRoute>(client), all, http_route)),
-        AnyWatch::new(Watch::optional(
-            "externalworkloads",
-            dynamic::<ExternalWorkload>(client),
-            all,
-            external_workload,
-        )),
+        AnyWatch::new(Watch::optional("httproutes", client, kind::<GatewayRoute>(), http_route)),
+        AnyWatch::new(Watch::optional("externalworkloads", client, kind::<ExternalWorkload>(), external_workload)),
     ]
 }
 
-/// Objects of kinds that are not Kubernetes' own are read one by one: one that a newer definition lets in and our types
-/// don't must not take the others with it.
-fn dynamic<K: Resource<DynamicType = ()>>(client: &Client) -> Api<DynamicObject> {
-    Api::all_with(client.clone(), &ApiResource::erase::<K>(&()))
+fn kind<K: Resource<DynamicType = ()>>() -> ApiResource {
+    ApiResource::erase::<K>(&())
 }
 
 fn node(object: &PartialObjectMeta<core::Node>) -> Converted {
@@ -184,14 +181,23 @@ fn endpoint_slice(object: &EndpointSlice) -> Converted {
 }
 
 fn http_route(object: &DynamicObject) -> Converted {
+    http_route_of(object).map(|it| Some(Object::HttpRoute(it)))
+}
+
+fn http_route_of(object: &DynamicObject) -> Result<HttpRoute, String> {
     let route: GatewayRoute = object.clone().try_parse().map_err(|error| error.to_string())?;
-    crd::route::http_route(&route).map(|it| Some(Object::HttpRoute(it))).map_err(|invalid| invalid.to_string())
+    crd::route::http_route(&route).map_err(|invalid| invalid.to_string())
 }
 
 fn external_workload(object: &DynamicObject) -> Converted {
     let workload: ExternalWorkload = object.clone().try_parse().map_err(|error| error.to_string())?;
     let workload = crd::external_workload::workload(&workload).map_err(|invalid| invalid.to_string())?;
     Ok(Some(Object::Workload(workload)))
+}
+
+/// The lease whose holder writes status.
+pub fn lease(holder: String) -> LeaseConfig {
+    LeaseConfig { namespace: names::SYSTEM_NAMESPACE.to_owned(), name: names::CONTROLLER_LEASE.to_owned(), holder }
 }
 
 const CONDITION: &str = "kubernetes";

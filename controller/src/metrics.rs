@@ -41,6 +41,8 @@ pub struct Metrics {
     pub watch_restarts: Family<RestartLabels, Counter>,
     /// Objects read that can't be used.
     pub unusable: Family<WatchLabels, Counter>,
+    /// Status of objects written.
+    pub status_writes: Counter,
 }
 
 /// Objects of which kind.
@@ -100,6 +102,7 @@ impl Metrics {
         mesh.register("watch_age_seconds", "Since each watch was last heard", it.watch_age.clone());
         mesh.register("watch_restarts", "Watches begun anew with a list, by reason", it.watch_restarts.clone());
         mesh.register("unusable_objects", "Objects read that cannot be used", it.unusable.clone());
+        mesh.register("status_writes", "Status of objects written by this replica as leader", it.status_writes.clone());
         mesh.register("source_age_seconds", "Since the sources were last known to be live", it.source_age.clone());
         it
     }

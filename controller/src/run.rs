@@ -11,6 +11,7 @@ use controller_runtime::certificate::{self, CertificateConfig, CertificateMetric
 use controller_runtime::health::{self, Readiness};
 use controller_runtime::incoming::{HandshakeMetrics, IncomingConfig, incoming};
 use controller_runtime::kubernetes::{self, KubernetesError};
+use controller_runtime::lease::Election;
 use controller_runtime::listen::listen;
 use controller_runtime::shutdown::Shutdown;
 use identity::{ClientCertificates, MeshTls, SpiffeId};
@@ -26,6 +27,7 @@ use tonic::transport::{Channel, Server};
 use crate::args::ServeArgs;
 use crate::directory::{self, DirectoryReader};
 use crate::hub::Hub;
+use crate::kubernetes::status;
 use crate::metrics::Metrics;
 use crate::serve::admission::AdmissionLimits;
 use crate::serve::{DiscoveryService, ServeConfig};
@@ -53,6 +55,8 @@ pub async fn run(args: ServeArgs, shutdown: Shutdown) -> anyhow::Result<()> {
 
     let config = certificate_config(&args, &source).await?;
     let keeping = certificate::keep(config, tls.clone(), readiness.clone(), certificates, certify);
+    let replica = args.replica.clone().unwrap_or_else(|| format!("{}:{}", host_name(), address.port()));
+    let electing = source.lead(&replica, &hub, &metrics, &shutdown);
     let background = [
         tokio::spawn(keeping),
         source.follow(hub.clone(), readiness.clone(), metrics.clone()),
@@ -65,7 +69,7 @@ pub async fn run(args: ServeArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     ];
 
     let config = ServeConfig {
-        replica: args.replica.clone().unwrap_or_else(|| format!("{}:{}", host_name(), address.port())),
+        replica,
         trust_domain: args.trust_domain.to_string(),
         admission: AdmissionLimits {
             streams: args.max_streams,
@@ -87,6 +91,10 @@ pub async fn run(args: ServeArgs, shutdown: Shutdown) -> anyhow::Result<()> {
                 served.context("serving discovery")?;
             }
         }
+    }
+    if let Some(electing) = electing {
+        // Given back, the lease is another replica's at once.
+        let _ = timeout(GRACE, electing).await;
     }
     for task in background {
         task.abort();
@@ -118,6 +126,20 @@ impl Source {
         };
         DirectoryReader::new(&directory).look_at_once().context("--directory")?;
         Ok(Self::Directory(directory))
+    }
+
+    /// In a cluster, writes status while this replica leads. The task ends when the lease is given back.
+    fn lead(&self, replica: &str, hub: &Hub, metrics: &Metrics, shutdown: &Shutdown) -> Option<JoinHandle<()>> {
+        let Self::Kubernetes(client) = self else { return None };
+        let (election, leading) = Election::new(client.clone(), crate::kubernetes::lease(replica.to_owned()));
+        let keeping = status::keep(client.clone(), hub.clone(), leading, metrics.clone());
+        let electing = election.run(shutdown.clone());
+        Some(tokio::spawn(async move {
+            tokio::select! {
+                () = electing => {}
+                () = keeping => {}
+            }
+        }))
     }
 
     fn follow(self, hub: Hub, readiness: Readiness, metrics: Metrics) -> JoinHandle<()> {

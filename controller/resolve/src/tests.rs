@@ -1,5 +1,7 @@
 //! Facts as manifests, and the values they make.
 
+mod cluster;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 

@@ -202,3 +202,104 @@ impl Watched {
         self.problem = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crd::model::{Metadata, Namespace};
+
+    use super::*;
+
+    fn name(name: &str) -> Name {
+        (String::new(), name.to_owned())
+    }
+
+    fn namespace(name: &str, label: &str) -> Object {
+        let labels = [("l".to_owned(), label.to_owned())].into();
+        Object::Namespace(Namespace { metadata: Metadata { name: name.to_owned(), labels, ..Metadata::default() } })
+    }
+
+    fn list(names: &[&str]) -> HashMap<Name, Arc<Object>> {
+        names.iter().map(|it| (name(it), Arc::new(namespace(it, "")))).collect()
+    }
+
+    fn news(inventory: &mut Inventory) -> Option<(usize, String)> {
+        inventory.take_news().map(|news| (news.objects.len(), news.progress.to_string()))
+    }
+
+    fn two_watches(now: Instant) -> Inventory {
+        let mut inventory = Inventory::new(now);
+        inventory.register("a");
+        inventory.register("b");
+        assert!(inventory.listed("a", list(&["x"]), 10, now) && inventory.absent("b", now));
+        assert_eq!(news(&mut inventory), Some((1, "a 10".to_owned())));
+        inventory
+    }
+
+    #[test]
+    fn no_news_before_every_watch_has_answered() {
+        let now = Instant::now();
+        let mut inventory = Inventory::new(now);
+        inventory.register("a");
+        inventory.register("b");
+        inventory.listed("a", list(&["x", "y"]), 10, now);
+        inventory.failed("b", "no such right".to_owned());
+        assert_eq!((news(&mut inventory), inventory.reached()), (None, Progress::default()));
+        assert_eq!(inventory.missing().unwrap(), "b: no such right");
+        inventory.listed("b", HashMap::new(), 12, now);
+        assert_eq!(inventory.missing(), None);
+        assert_eq!(news(&mut inventory), Some((2, "a 10, b 12".to_owned())));
+        assert_eq!(news(&mut inventory), None);
+    }
+
+    #[test]
+    fn what_changes_nothing_we_keep_only_shows_how_far_the_facts_hold() {
+        let now = Instant::now();
+        let mut inventory = two_watches(now);
+        assert!(!inventory.applied("a", name("x"), Some(namespace("x", "")), 20, now));
+        assert!(!inventory.applied("a", name("z"), None, 21, now));
+        inventory.reached_by("a", 30, now);
+        assert!(!inventory.listed("a", list(&["x"]), 40, now));
+        assert_eq!(news(&mut inventory), None);
+        assert_eq!(inventory.reached(), Progress::of("a", 40));
+        assert!(inventory.applied("a", name("x"), Some(namespace("x", "new")), 50, now));
+        assert_eq!(inventory.reached(), Progress::default(), "not before it is in force");
+        assert_eq!(news(&mut inventory), Some((1, "a 50".to_owned())));
+        assert!(inventory.applied("a", name("x"), None, 51, now));
+        assert_eq!(news(&mut inventory), Some((0, "a 51".to_owned())));
+    }
+
+    #[test]
+    fn a_kind_comes_and_goes() {
+        let now = Instant::now();
+        let mut inventory = two_watches(now);
+        assert!(!inventory.absent("b", now));
+        assert!(inventory.listed("b", list(&["y"]), 20, now));
+        assert_eq!(news(&mut inventory), Some((2, "a 10, b 20".to_owned())));
+        assert!(inventory.absent("b", now));
+        assert_eq!(news(&mut inventory), Some((1, "a 10".to_owned())));
+    }
+
+    #[test]
+    fn storage_that_went_back_is_told() {
+        let now = Instant::now();
+        let mut inventory = two_watches(now);
+        inventory.reached_by("a", 30, now);
+        assert!(inventory.listed("a", list(&["x"]), 5, now));
+        let news = inventory.take_news().unwrap();
+        assert!(news.begun_anew);
+        assert_eq!((news.progress, inventory.position("a")), (Progress::of("a", 5), Some(5)));
+    }
+
+    #[test]
+    fn the_oldest_watch_gives_the_age() {
+        let start = Instant::now();
+        let mut inventory = two_watches(start);
+        let later = start + Duration::from_secs(9);
+        inventory.reached_by("a", 11, later);
+        assert_eq!(inventory.oldest_heard(), start);
+        inventory.heard_of("b", later);
+        assert_eq!(inventory.oldest_heard(), later);
+    }
+}

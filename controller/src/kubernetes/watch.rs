@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use controller_runtime::kubernetes::{describe, is_not_found};
 use crd::model::Object;
-use kube::api::{Api, ListParams, WatchEvent, WatchParams};
+use kube::api::{Api, ApiResource, DynamicObject, ListParams, WatchEvent, WatchParams};
 use kube::core::Status;
-use kube::{Resource, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::StreamExt;
@@ -36,8 +36,9 @@ pub(crate) struct Selection {
 /// A kind to be watched.
 pub(crate) struct Watch<K> {
     name: &'static str,
-    required: bool,
     api: Api<K>,
+    /// How to find out whether the kind exists, where it may not.
+    kind: Option<(Client, ApiResource)>,
     selection: Selection,
     convert: fn(&K) -> Converted,
 }
@@ -55,6 +56,20 @@ enum Ended {
     Failed(String),
 }
 
+impl Watch<DynamicObject> {
+    /// A kind whose definition may be missing. Its objects are read one by one: one that a newer definition lets in and
+    /// our types don't must not take the others with it.
+    pub(crate) fn optional(
+        name: &'static str,
+        client: &Client,
+        kind: ApiResource,
+        convert: fn(&DynamicObject) -> Converted,
+    ) -> Self {
+        let api = Api::all_with(client.clone(), &kind);
+        Self { name, api, kind: Some((client.clone(), kind)), selection: Selection::default(), convert }
+    }
+}
+
 impl<K> Watch<K>
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
@@ -66,17 +81,7 @@ where
         selection: Selection,
         convert: fn(&K) -> Converted,
     ) -> Self {
-        Self { name, required: true, api, selection, convert }
-    }
-
-    /// A kind whose definition may be missing.
-    pub(crate) fn optional(
-        name: &'static str,
-        api: Api<K>,
-        selection: Selection,
-        convert: fn(&K) -> Converted,
-    ) -> Self {
-        Self { name, required: false, api, selection, convert }
+        Self { name, api, kind: None, selection, convert }
     }
 
     /// What it is called.
@@ -91,7 +96,7 @@ where
         let mut listed_at = None;
         loop {
             let ended = match &version {
-                None => match self.list(&shared).await {
+                None => match self.list_if_exists(&shared).await {
                     Ok(at) => {
                         trouble.over(self.name);
                         listed_at = Some(Instant::now());
@@ -111,7 +116,7 @@ where
                     version = None;
                     sleep(trouble.pause()).await;
                 }
-                Ended::Absent if !self.required => {
+                Ended::Absent if self.kind.is_some() => {
                     version = None;
                     if shared.inventory.lock().absent(self.name, Instant::now()) {
                         tracing::info!(
@@ -134,6 +139,17 @@ where
         }
         shared.inventory.lock().failed(self.name, problem);
         sleep(trouble.pause()).await;
+    }
+
+    async fn list_if_exists(&self, shared: &Shared) -> Result<String, Ended> {
+        if let Some((client, kind)) = &self.kind {
+            let exists = timeout(PATIENCE, exists(client, kind)).await;
+            let exists = exists.map_err(|_| Ended::Failed("the API server took too long to answer".to_owned()))?;
+            if !exists.map_err(|error| self.why(&error))? {
+                return Err(Ended::Absent);
+            }
+        }
+        self.list(shared).await
     }
 
     /// Reads everything there is; returns the version to go on from.
@@ -193,7 +209,7 @@ where
                 Ok(()) = wanted.changed() => {
                     let wanted = wanted.borrow_and_update().positions().get(self.name).copied();
                     let behind = wanted > shared.inventory.lock().position(self.name);
-                    if behind && listed_at.is_none_or(|at| at.elapsed() >= BETWEEN_LISTS) {
+                    if behind && listed_at.is_none_or(|at| Instant::now() - at >= BETWEEN_LISTS) {
                         return Ended::Stale("behind");
                     }
                 }
@@ -261,6 +277,17 @@ where
             error => Ended::Failed(describe(error)),
         }
     }
+}
+
+/// Whether the API server serves the kind, asked in a way that is no error where it does not.
+pub(crate) async fn exists(client: &Client, kind: &ApiResource) -> Result<bool, kube::Error> {
+    let groups = client.list_api_groups().await?.groups;
+    let group = groups.into_iter().find(|group| group.name == kind.group);
+    if !group.is_some_and(|group| group.versions.iter().any(|version| version.version == kind.version)) {
+        return Ok(false);
+    }
+    let resources = client.list_api_group_resources(&kind.api_version).await?.resources;
+    Ok(resources.iter().any(|resource| resource.name == kind.plural))
 }
 
 fn ended_by(status: &Status) -> Ended {
