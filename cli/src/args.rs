@@ -5,20 +5,21 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use crate::install::Way;
 use crate::kubernetes::ClusterArgs;
 use crate::output::Format;
 
 /// Everything that can be typed.
 #[derive(Debug, Parser)]
-#[command(name = "meshctl", version, about = "Look at a service mesh, and try one out", after_help = EXAMPLES)]
+#[command(name = "meshctl", version, about = "Install a service mesh, look at it, and try one out", after_help = EXAMPLES)]
 #[command(arg_required_else_help = true)]
 pub struct Args {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-    /// How to print: a table for people, or JSON for programs
-    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
-    pub output: Format,
+    /// How to print: a table for people, JSON for programs; YAML where there are objects to print
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table, value_name = "FORMAT")]
+    pub output: Output,
     /// Directory of a running demo [default: found by itself]
     #[arg(long, visible_alias = "directory", global = true, value_name = "DIR", env = "MESHCTL_DEMO_DIR")]
     pub demo_dir: Option<PathBuf>,
@@ -27,9 +28,40 @@ pub struct Args {
     pub cluster: ClusterArgs,
 }
 
+/// What `-o` chooses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Aligned columns.
+    Table,
+    /// One JSON document.
+    Json,
+    /// Kubernetes objects, and nothing is done.
+    Yaml,
+}
+
+impl Args {
+    /// The format of a command that answers in tables.
+    pub fn format(&self) -> anyhow::Result<Format> {
+        match self.output {
+            Output::Table => Ok(Format::Table),
+            Output::Json => Ok(Format::Json),
+            Output::Yaml => anyhow::bail!("-o yaml is for install and upgrade; use -o json"),
+        }
+    }
+}
+
 /// One command.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Install the mesh into a cluster, go on with an interrupted installation, or change its values
+    #[command(after_help = INSTALL_EXAMPLES)]
+    Install(InstallArgs),
+    /// Bring an installed mesh to this version, with the values it was installed with
+    #[command(after_help = UPGRADE_EXAMPLES)]
+    Upgrade(UpgradeArgs),
+    /// Take the mesh out of a cluster
+    #[command(after_help = UNINSTALL_EXAMPLES)]
+    Uninstall(UninstallArgs),
     /// Is the mesh well? One line per check, with a hint beside each that fails
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArgs),
@@ -67,6 +99,65 @@ pub enum Shell {
     Zsh,
     /// fish.
     Fish,
+}
+
+/// Values of the chart.
+#[derive(Debug, Default, ClapArgs)]
+pub struct ValuesArgs {
+    /// File of values, laid over the chart's; give it several times, the last wins (- for standard input)
+    #[arg(short = 'f', long = "values", value_name = "FILE")]
+    pub values: Vec<PathBuf>,
+    /// A value, as Helm reads it: a.b=1, a[0]=x, a={x,y}; laid over the files
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// The same, and the value is text whatever it looks like
+    #[arg(long, value_name = "KEY=TEXT")]
+    pub set_string: Vec<String>,
+    /// Several replicas of everything, kept apart and evicted one at a time
+    #[arg(long)]
+    pub ha: bool,
+}
+
+/// `install`.
+#[derive(Debug, ClapArgs)]
+pub struct InstallArgs {
+    /// Values.
+    #[command(flatten)]
+    pub values: ValuesArgs,
+    /// How.
+    #[command(flatten)]
+    pub way: Way,
+}
+
+/// `upgrade`.
+#[derive(Debug, ClapArgs)]
+pub struct UpgradeArgs {
+    /// Only say what would change, and whether running proxies go on working
+    #[arg(long)]
+    pub plan: bool,
+    /// Forget the values of the last installation
+    #[arg(long)]
+    pub reset_values: bool,
+    /// Values.
+    #[command(flatten)]
+    pub values: ValuesArgs,
+    /// How.
+    #[command(flatten)]
+    pub way: Way,
+}
+
+/// `uninstall`.
+#[derive(Debug, ClapArgs)]
+pub struct UninstallArgs {
+    /// Even while pods have a proxy
+    #[arg(long)]
+    pub force: bool,
+    /// The kinds of meshctl.io too, with every object of theirs
+    #[arg(long)]
+    pub crds: bool,
+    /// How long to wait for the namespace to end (90s, 5m)
+    #[arg(long, value_parser = duration, default_value = "5m", value_name = "TIME")]
+    pub timeout: Duration,
 }
 
 /// `check`.
@@ -224,12 +315,42 @@ fn window(text: &str) -> Result<Duration, String> {
 const EXAMPLES: &str = "\
 Examples:
   meshctl demo                 run a whole mesh here and watch it
+  meshctl install              install the mesh into a Kubernetes cluster
   meshctl check                is everything well?
   meshctl stat                 figures of every workload
   meshctl edges -o json        who calls whom, for a program
 
 Exit codes: 0 all is well, 1 something is not (the message says what to do), 2 the command line \
 makes no sense.";
+
+const INSTALL_EXAMPLES: &str = "\
+Examples:
+  meshctl install
+  meshctl install --ha
+  meshctl install --set image.registry=registry.example.com/mesh --set proxy.logLevel=warn
+  meshctl install -f values.yaml
+  meshctl install -o yaml | less        what would be applied; no cluster is asked
+
+Renders the same charts as Helm (charts/mesh-crds, charts/mesh; charts/mesh/values.yaml lists the values) and applies them \
+to the namespace mesh-system. Run it again after an interruption, or with other values: the values \
+given are all there are (upgrade keeps the last ones). What Helm installed is left to Helm.";
+
+const UPGRADE_EXAMPLES: &str = "\
+Examples:
+  meshctl upgrade --plan
+  meshctl upgrade
+  meshctl upgrade --set controller.replicas=3   and keep all other values
+
+Running proxies keep their version until their pods are restarted; those of the same and the \
+minor version before go on working.";
+
+const UNINSTALL_EXAMPLES: &str = "\
+Examples:
+  meshctl uninstall
+  meshctl uninstall --crds     the kinds of meshctl.io and all objects of theirs as well
+
+Refuses while pods have a proxy, because they lose their certificate authority. Annotations and \
+labels of namespaces stay: they are their owners' words.";
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
@@ -318,7 +439,7 @@ mod tests {
     #[test]
     fn flags_go_before_or_after_the_command() {
         let args = Args::try_parse_from(["meshctl", "stat", "-o", "json", "--demo-dir", "/x"]).unwrap();
-        assert_eq!((args.output, args.demo_dir.as_deref()), (Format::Json, Some(std::path::Path::new("/x"))));
+        assert_eq!((args.output, args.demo_dir.as_deref()), (Output::Json, Some(std::path::Path::new("/x"))));
         assert!(Args::try_parse_from(["meshctl", "-o", "json", "check", "--wait", "5s"]).is_ok());
         assert!(Args::try_parse_from(["meshctl", "demo", "--keep-open"]).is_err());
         let args = Args::try_parse_from(["meshctl", "check", "--context", "kind-a"]).unwrap();

@@ -13,7 +13,7 @@ use crate::stat::{Question, QuestionError};
 use crate::target::Target;
 use crate::transport::port_forward::PortForward;
 use crate::transport::unix_socket::UnixSockets;
-use crate::{certificates, check, demo, edges, location, proxy_status, stat, version};
+use crate::{certificates, check, demo, edges, install, location, proxy_status, stat, version};
 
 /// Runs the program: 0 when all is well, 1 when something is not, 2 when the command line makes no sense.
 pub fn main() -> ExitCode {
@@ -31,7 +31,7 @@ pub fn main() -> ExitCode {
     let result = match &args.command {
         Command::Demo(demo) => demo::run(demo, args.demo_dir.as_deref()),
         Command::Completion { shell } => completion(*shell),
-        Command::Version(version) if version.client => version::client(args.output),
+        Command::Version(version) if version.client => args.format().and_then(version::client),
         _ => runtime().and_then(|runtime| runtime.block_on(ask(&args))),
     };
     match result {
@@ -63,8 +63,17 @@ pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 async fn ask(args: &Args) -> anyhow::Result<()> {
+    match &args.command {
+        Command::Install(install) => return Box::pin(install::run(install, &args.cluster, args.output)).await,
+        Command::Upgrade(upgrade) => return Box::pin(install::upgrade::run(upgrade, &args.cluster, args.output)).await,
+        Command::Uninstall(uninstall) => {
+            return Box::pin(install::uninstall::run(uninstall, &args.cluster, args.output)).await;
+        }
+        _ => {}
+    }
     if let Command::Check(check) = &args.command {
-        return Box::pin(check::run(async || Box::pin(check_once(args, check)).await, check.wait, args.output)).await;
+        return Box::pin(check::run(async || Box::pin(check_once(args, check)).await, check.wait, args.format()?))
+            .await;
     }
     match kubernetes::place(args.demo_dir.as_deref(), &args.cluster) {
         Place::Demo => ask_demo(args).await,
@@ -106,13 +115,13 @@ async fn ask_demo(args: &Args) -> anyhow::Result<()> {
     match &args.command {
         Command::Stat(stat) => {
             let question = Question::new(stat, stat.scope.namespace.as_deref())?;
-            stat::run(&transport, &question, stat, args.output).await
+            stat::run(&transport, &question, stat, args.format()?).await
         }
-        Command::Edges(edges) => edges::run(&transport, edges, edges.scope.namespace.as_deref(), args.output).await,
-        Command::Identity(proxies) => certificates::run(&transport, proxies, args.output).await,
-        Command::ProxyStatus(status) => proxy_status::run(&transport, status, args.output).await,
-        Command::Version(_) => version::demo(&transport, args.output).await,
-        Command::Check(_) | Command::Demo(_) | Command::Completion { .. } => unreachable!("these were run before"),
+        Command::Edges(edges) => edges::run(&transport, edges, edges.scope.namespace.as_deref(), args.format()?).await,
+        Command::Identity(proxies) => certificates::run(&transport, proxies, args.format()?).await,
+        Command::ProxyStatus(status) => proxy_status::run(&transport, status, args.format()?).await,
+        Command::Version(_) => version::demo(&transport, args.format()?).await,
+        _ => unreachable!("these were run before"),
     }
 }
 
@@ -120,7 +129,7 @@ async fn ask_demo(args: &Args) -> anyhow::Result<()> {
 async fn ask_cluster(args: &Args, no_demo: Option<LocationError>) -> anyhow::Result<()> {
     let cluster = match (&args.command, kubernetes::connect_there(&args.cluster, no_demo).await) {
         // Without a mesh there is still a version to tell, but not silently where one was named.
-        (Command::Version(_), Err(ConnectError::NoMesh(_))) => return version::client(args.output),
+        (Command::Version(_), Err(ConnectError::NoMesh(_))) => return args.format().and_then(version::client),
         (_, cluster) => cluster?,
     };
     let way = |namespace: Option<&str>| PortForward::new(cluster.client.clone(), namespace.map(str::to_owned));
@@ -128,22 +137,22 @@ async fn ask_cluster(args: &Args, no_demo: Option<LocationError>) -> anyhow::Res
     match &args.command {
         Command::Stat(stat) => {
             let question = Question::new(stat, namespace(&stat.scope, None, usual))?;
-            stat::run(&way(question.scope()), &question, stat, args.output).await
+            stat::run(&way(question.scope()), &question, stat, args.format()?).await
         }
         Command::Edges(edges) => {
             let namespace = namespace(&edges.scope, None, usual);
-            edges::run(&way(namespace), edges, namespace, args.output).await
+            edges::run(&way(namespace), edges, namespace, args.format()?).await
         }
         Command::Identity(proxies) => {
             let namespace = namespace(&proxies.scope, proxies.proxy.as_deref(), usual);
-            certificates::run(&way(namespace), proxies, args.output).await
+            certificates::run(&way(namespace), proxies, args.format()?).await
         }
         Command::ProxyStatus(status) => {
             let namespace = namespace(&status.scope, status.proxy.as_deref(), usual);
-            proxy_status::run(&way(namespace), status, args.output).await
+            proxy_status::run(&way(namespace), status, args.format()?).await
         }
-        Command::Version(_) => version::cluster(&cluster, &way(None), args.output).await,
-        Command::Check(_) | Command::Demo(_) | Command::Completion { .. } => unreachable!("these were run before"),
+        Command::Version(_) => version::cluster(&cluster, &way(None), args.format()?).await,
+        _ => unreachable!("these were run before"),
     }
 }
 

@@ -182,3 +182,10 @@ spec:
           port: 9090
 {{- end }}
 {{- end -}}
+
+{{- /* Requests or limits of a sidecar, as texts, for mesh-config. */ -}}
+{{- define "mesh.amounts" -}}
+{{- range $resource, $amount := . }}
+{{- printf "\n          %s: %s" $resource ($amount | quote) }}
+{{- end }}
+{{- end -}}

@@ -67,6 +67,7 @@ fn values_reach_their_places() {
         "controller": {"replicas": 2, "logLevel": "debug"},
         "controlPlane": {"antiAffinity": "required", "tolerations": [{"key": "a", "operator": "Exists"}],
                          "nodeSelector": {"pool": "mesh"}, "priorityClassName": "high"},
+        "proxy": {"resources": {"limits": {"cpu": 1}}, "maxHeadBytes": 16_777_216},
         "networkPolicies": {"enabled": false},
         "prometheus": {"scrapeAnnotations": false},
     }));
@@ -88,8 +89,17 @@ fn values_reach_their_places() {
     );
     assert!(!objects.iter().any(|object| object["kind"] == "NetworkPolicy"));
     let config = find(&objects, "ConfigMap", "mesh-config")["data"]["config.yaml"].as_str().unwrap();
-    let config: Value = serde_yaml_ng::from_str(config).unwrap();
-    assert_eq!(config["image"], json!({"registry": "example.com/mesh", "tag": "7", "pullPolicy": "Never"}));
+    let config = injector::Config::parse(config).unwrap();
+    assert_eq!((config.image.registry.as_str(), config.image.tag.as_str()), ("example.com/mesh", "7"));
+    assert_eq!(config.proxy.resources.limits.cpu.as_deref(), Some("1"));
+    assert_eq!(config.proxy.max_head_bytes, 16_777_216);
+}
+
+#[test]
+fn the_charts_defaults_are_the_injectors() {
+    let objects = render(&json!({}));
+    let config = find(&objects, "ConfigMap", "mesh-config")["data"]["config.yaml"].as_str().unwrap();
+    assert_eq!(injector::Config::parse(config).unwrap(), injector::Config::default());
 }
 
 #[test]
@@ -121,13 +131,7 @@ fn pods_that_did_not_opt_in_are_never_sent_to_us() {
         assert!(webhook["clientConfig"]["caBundle"].is_null(), "it is filled in at run time");
     }
     let names: Vec<&str> = webhooks.iter().map(|webhook| webhook["name"].as_str().unwrap()).collect();
-    assert_eq!(
-        names,
-        ["pods.meshctl.io", "opted-in.pods.meshctl.io", "istio.pods.meshctl.io", "namespaces.meshctl.io"]
-    );
-    let without = render(&json!({"injector": {"istioLabels": false}}));
-    let without = find(&without, "MutatingWebhookConfiguration", "mesh-injector").to_string();
-    assert!(!without.contains("istio"), "{without}");
+    assert_eq!(names, ["pods.meshctl.io", "opted-in.pods.meshctl.io", "namespaces.meshctl.io"]);
 }
 
 #[test]

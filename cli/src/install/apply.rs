@@ -1,0 +1,130 @@
+//! Objects into a cluster, and out of it: server-side apply with one field manager, deletion of what is ours.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, bail};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use kube::Client;
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy};
+use serde_json::{Value, json};
+
+use crate::kubernetes::{explain, is_missing};
+
+use super::object::{Key, Object};
+
+/// Objects as they are in the cluster, without those that are not there.
+pub type Live = BTreeMap<Key, DynamicObject>;
+
+/// What applying an object did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// It was not there.
+    Created,
+    /// It was different.
+    Changed,
+    /// It was as it should be.
+    Unchanged,
+}
+
+/// Looks at all of `keys`, a few at a time.
+pub async fn live(client: &Client, keys: impl Iterator<Item = &Key>) -> anyhow::Result<Live> {
+    let keys: Vec<Key> = keys.cloned().collect();
+    let looks = keys.into_iter().map(|key| async move {
+        let found = match key.api(client).get_opt(&key.name).await {
+            Err(error) if is_missing(&error) => None,
+            other => other.map_err(|error| anyhow::anyhow!("{key} cannot be read: {}", explain(&error)))?,
+        };
+        anyhow::Ok(found.map(|object| (key, object)))
+    });
+    let found: Vec<Option<(Key, DynamicObject)>> = stream::iter(looks).buffered(AT_ONCE).try_collect().await?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+/// Applies one object; `before` is what was there.
+pub async fn apply(
+    client: &Client,
+    object: &Object,
+    before: Option<&DynamicObject>,
+    force: bool,
+) -> anyhow::Result<Applied> {
+    let mut parameters = PatchParams::apply(MANAGER);
+    parameters.force = force;
+    let after = patch(client, object, &parameters).await?;
+    Ok(match before {
+        None => Applied::Created,
+        Some(before) if before.metadata.resource_version == after.metadata.resource_version => Applied::Unchanged,
+        Some(_) => Applied::Changed,
+    })
+}
+
+/// What applying it would give.
+pub async fn dry_run(client: &Client, object: &Object) -> anyhow::Result<DynamicObject> {
+    patch(client, object, &PatchParams::apply(MANAGER).force().dry_run()).await
+}
+
+async fn patch(client: &Client, object: &Object, parameters: &PatchParams) -> anyhow::Result<DynamicObject> {
+    let key = &object.key;
+    let value = ours(&object.value);
+    key.api(client).patch(&key.name, parameters, &Patch::Apply(&value)).await.map_err(|error| match &error {
+        kube::Error::Api(status) if status.code == 409 => {
+            let message = status.message.split_whitespace().collect::<Vec<_>>().join(" ");
+            anyhow::anyhow!(
+                "{key} has fields that somebody else manages; --force-conflicts takes them over ({message})"
+            )
+        }
+        error => anyhow::anyhow!("{key} cannot be applied: {}", explain(error)),
+    })
+}
+
+/// Kinds come out of their own chart without our labels; they are ours all the same.
+fn ours(value: &Value) -> Value {
+    let mut value = value.clone();
+    if value["kind"] == "CustomResourceDefinition" {
+        value["metadata"]["labels"][MANAGED_BY] = json!(MANAGER);
+        value["metadata"]["labels"]["app.kubernetes.io/part-of"] = json!("mesh");
+    }
+    value
+}
+
+/// Deletes an object if it carries our label, and says whether it did.
+pub async fn delete_ours(client: &Client, key: &Key) -> anyhow::Result<bool> {
+    let api = key.api(client);
+    let found = match api.get_opt(&key.name).await {
+        // A kind that is gone has no objects.
+        Err(error) if is_missing(&error) => None,
+        other => other.map_err(|error| anyhow::anyhow!("{key} cannot be read: {}", explain(&error)))?,
+    };
+    let Some(found) = found.filter(is_ours) else { return Ok(false) };
+    // Not one that somebody made anew under this name in the meantime.
+    let preconditions = Preconditions { uid: found.metadata.uid.clone(), resource_version: None };
+    let parameters = DeleteParams {
+        preconditions: Some(preconditions),
+        propagation_policy: Some(PropagationPolicy::Background),
+        ..DeleteParams::default()
+    };
+    match api.delete(&key.name, &parameters).await {
+        Ok(_) => Ok(true),
+        Err(error) if is_missing(&error) => Ok(false),
+        Err(error) => bail!("{key} cannot be deleted: {}", explain(&error)),
+    }
+}
+
+/// Deletes an object whoever made it, and says whether it was there.
+pub async fn delete(client: &Client, key: &Key) -> anyhow::Result<bool> {
+    match key.api(client).delete(&key.name, &DeleteParams::background()).await {
+        Ok(_) => Ok(true),
+        Err(error) if is_missing(&error) => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("{key} cannot be deleted")),
+    }
+}
+
+/// Whether we made an object.
+pub fn is_ours(object: &DynamicObject) -> bool {
+    object.metadata.labels.as_ref().is_some_and(|labels| labels.get(MANAGED_BY).is_some_and(|by| by == MANAGER))
+}
+
+/// Our name as field manager, and in [`MANAGED_BY`].
+pub const MANAGER: &str = "meshctl";
+/// The usual label for who manages an object.
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+const AT_ONCE: usize = 8;

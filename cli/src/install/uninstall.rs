@@ -1,0 +1,266 @@
+//! `meshctl uninstall`: everything of an installation out of a cluster, webhooks first so that nobody's pods wait.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
+use kube::Client;
+use kube::api::{Api, ListParams};
+use proto::names;
+use serde::Serialize;
+use serde_json::Map;
+use tokio::time::{Instant, sleep};
+
+use crate::args::{Output, UninstallArgs};
+use crate::kubernetes::{self, Cluster, ClusterArgs, explain};
+use crate::output;
+
+use super::object::{Key, Object};
+use super::progress::Progress;
+use super::proxies::{self, MeshedPod};
+use super::record::{self, Record};
+use super::{apply, preflight};
+
+/// What was done.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Objects that are gone.
+    pub deleted: Vec<String>,
+    /// What stays, and why.
+    pub kept: Vec<String>,
+}
+
+/// Runs the command.
+pub async fn run(args: &UninstallArgs, cluster: &ClusterArgs, format: Output) -> anyhow::Result<()> {
+    let cluster = kubernetes::connect(cluster).await?;
+    let report = uninstall(&cluster, args).await?;
+    output::print(&match format {
+        Output::Json => output::json(&report),
+        Output::Yaml => bail!("uninstall has nothing to print as YAML; use -o json"),
+        Output::Table => report.render(),
+    })
+}
+
+async fn uninstall(cluster: &Cluster, args: &UninstallArgs) -> anyhow::Result<Report> {
+    let client = &cluster.client;
+    let record = Record::read(client).await?;
+    let keys = keys(record.as_ref(), &cluster.version.git_version)?;
+    preflight::owner(&apply::live(client, keys.iter()).await?)?;
+    let meshed = proxies::meshed(client).await?;
+    if !meshed.is_empty() && !args.force {
+        bail!("{}", refusal(&meshed, &lifetime(record.as_ref())));
+    }
+    let (mut progress, mut report) = (Progress::new(), Report::default());
+    for key in &keys {
+        if key.kind == "CustomResourceDefinition" && !args.crds {
+            report.kept.push(format!("{key} and its objects (--crds deletes them)"));
+            continue;
+        }
+        if key.kind != "Namespace" {
+            delete(client, key, &mut progress, &mut report).await?;
+        }
+    }
+    for key in made_by_identity(client).await? {
+        progress.wait(&format!("deleting {key}"));
+        if apply::delete(client, &key).await? {
+            report.deleted.push(key.to_string());
+        }
+    }
+    namespace(client, Instant::now() + args.timeout, &mut progress, &mut report).await?;
+    labelled_namespaces(client, &mut report).await?;
+    progress.done("the mesh is uninstalled");
+    Ok(report)
+}
+
+/// Everything there may be, in the order it goes: what calls others first, what others need last.
+fn keys(record: Option<&Record>, kube_version: &str) -> anyhow::Result<Vec<Key>> {
+    let mut objects = super::desired(&Map::new().into(), kube_version)?;
+    let recorded = record.iter().flat_map(|record| &record.keys).filter_map(|key| {
+        let metadata = serde_json::json!({"name": key.name, "namespace": key.namespace});
+        Object::new(serde_json::json!({"apiVersion": key.api_version, "kind": key.kind, "metadata": metadata}))
+    });
+    objects.extend(recorded);
+    objects.sort_by_key(|object| std::cmp::Reverse(object.rank()));
+    let mut keys: Vec<Key> = Vec::new();
+    for object in objects {
+        if !keys.contains(&object.key) {
+            keys.push(object.key);
+        }
+    }
+    Ok(keys)
+}
+
+async fn delete(client: &Client, key: &Key, progress: &mut Progress, report: &mut Report) -> anyhow::Result<()> {
+    progress.wait(&format!("deleting {key}"));
+    if apply::delete_ours(client, key).await? {
+        report.deleted.push(key.to_string());
+    }
+    Ok(())
+}
+
+/// Trust bundles in every namespace, and in ours the issuer and the leases.
+async fn made_by_identity(client: &Client) -> anyhow::Result<Vec<Key>> {
+    let bundles: Api<ConfigMap> = Api::all(client.clone());
+    let selector = ListParams::default().labels(&format!("{}={}", apply::MANAGED_BY, names::IDENTITY_ACCOUNT));
+    let listed = bundles.list_metadata(&selector).await;
+    let listed = listed.map_err(|error| anyhow::anyhow!("ConfigMaps cannot be listed: {}", explain(&error)))?;
+    let key = |api_version: &str, kind: &str, namespace: Option<String>, name: &str| Key {
+        api_version: api_version.to_owned(),
+        kind: kind.to_owned(),
+        namespace,
+        name: name.to_owned(),
+    };
+    let mut keys: Vec<Key> = listed
+        .into_iter()
+        .map(|bundle| key("v1", "ConfigMap", bundle.metadata.namespace, &bundle.metadata.name.unwrap_or_default()))
+        .collect();
+    let system = || Some(names::SYSTEM_NAMESPACE.to_owned());
+    keys.push(key("v1", "ConfigMap", system(), record::NAME));
+    for lease in [names::CONTROLLER_ACCOUNT, names::IDENTITY_ACCOUNT] {
+        keys.push(key("coordination.k8s.io/v1", "Lease", system(), lease));
+    }
+    if issuer_is_made(client).await? {
+        keys.push(key("v1", "Secret", system(), ISSUER));
+    }
+    Ok(keys)
+}
+
+/// Whether identity made its issuer by itself; one that was brought along is not ours to delete.
+async fn issuer_is_made(client: &Client) -> anyhow::Result<bool> {
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), names::SYSTEM_NAMESPACE);
+    let found = secrets.get_metadata_opt(ISSUER).await;
+    let found = found.map_err(|error| anyhow::anyhow!("Secret {ISSUER} cannot be read: {}", explain(&error)))?;
+    let by = found.and_then(|secret| secret.metadata.labels?.get(apply::MANAGED_BY).cloned());
+    Ok(by.is_some_and(|by| by == names::IDENTITY_ACCOUNT))
+}
+
+/// Deletes our namespace, if we made it and nothing of anybody else's is in it, and waits until it is gone.
+async fn namespace(
+    client: &Client,
+    deadline: Instant,
+    progress: &mut Progress,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let key = Key {
+        api_version: "v1".to_owned(),
+        kind: "Namespace".to_owned(),
+        namespace: None,
+        name: names::SYSTEM_NAMESPACE.to_owned(),
+    };
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), names::SYSTEM_NAMESPACE);
+    if let Ok(Some(_)) = secrets.get_metadata_opt(ISSUER).await
+        && !issuer_is_made(client).await?
+    {
+        report.kept.push(format!("{key}: it holds Secret {ISSUER}, which mesh-identity did not make"));
+        return Ok(());
+    }
+    if !apply::delete_ours(client, &key).await? {
+        return Ok(());
+    }
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    loop {
+        match namespaces.get_opt(&key.name).await {
+            Ok(None) => break,
+            Ok(Some(_)) | Err(_) if Instant::now() < deadline => {
+                progress.wait(&format!("{key} is ending with what was in it"));
+                sleep(Duration::from_millis(500)).await;
+            }
+            Ok(Some(found)) => {
+                let conditions = found.status.and_then(|status| status.conditions).unwrap_or_default();
+                let why = conditions.into_iter().find(|is| is.status == "True").and_then(|is| is.message);
+                bail!(
+                    "{key} does not end ({}); run the same command again",
+                    why.unwrap_or_else(|| "no reason given".to_owned())
+                )
+            }
+            Err(error) => bail!("{key} cannot be read: {}", explain(&error)),
+        }
+    }
+    report.deleted.push(key.to_string());
+    Ok(())
+}
+
+/// Their annotations and labels are their owners' words: they stay, and mean nothing until a mesh is installed again.
+async fn labelled_namespaces(client: &Client, report: &mut Report) -> anyhow::Result<()> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let listed = namespaces.list_metadata(&ListParams::default().labels(names::INJECT)).await;
+    let listed = listed.map_err(|error| anyhow::anyhow!("namespaces cannot be listed: {}", explain(&error)))?;
+    for namespace in listed {
+        let name = namespace.metadata.name.unwrap_or_default();
+        report.kept.push(format!("{} of namespace {name}: nothing reads it now", names::INJECT));
+    }
+    Ok(())
+}
+
+/// Why we will not, and what to do.
+fn refusal(meshed: &[MeshedPod], lifetime: &str) -> String {
+    let mut text = format!(
+        "{} still have a proxy, and without mesh-identity their certificates end at most {lifetime} from now; then they can \
+         no longer talk to each other:\n",
+        if meshed.len() == 1 { "1 pod".to_owned() } else { format!("{} pods", meshed.len()) }
+    );
+    for MeshedPod { namespace, name, .. } in meshed.iter().take(SHOWN) {
+        text.push_str(&format!("  {namespace}/{name}\n"));
+    }
+    if meshed.len() > SHOWN {
+        text.push_str(&format!("  and {} more\n", meshed.len() - SHOWN));
+    }
+    text.push_str(
+        "Take them out of the mesh (kubectl annotate namespace NAMESPACE meshctl.io/inject=disabled --overwrite; kubectl \
+         rollout restart deployment --namespace NAMESPACE), or uninstall nevertheless with --force",
+    );
+    text
+}
+
+/// The longest a certificate can still live.
+fn lifetime(record: Option<&Record>) -> String {
+    let lifetime = record.and_then(|record| record.values["identity"]["leafLifetime"].as_str());
+    lifetime.unwrap_or("24h").to_owned()
+}
+
+impl Report {
+    fn render(&self) -> String {
+        let mut text: String = self.deleted.iter().map(|key| format!("deleted   {key}\n")).collect();
+        text.extend(self.kept.iter().map(|kept| format!("kept      {kept}\n")));
+        if self.deleted.is_empty() {
+            text.push_str("there was nothing to uninstall\n");
+        }
+        text
+    }
+}
+
+/// The Secret identity signs with.
+const ISSUER: &str = "mesh-issuer";
+/// Pods named in a refusal.
+const SHOWN: usize = 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn webhooks_go_first_and_the_namespace_last() {
+        let keys = keys(None, "v1.34.0").unwrap();
+        assert_eq!(keys.first().unwrap().kind, "MutatingWebhookConfiguration");
+        assert_eq!(keys.last().unwrap().kind, "Namespace");
+        let old = Key {
+            api_version: "v1".to_owned(),
+            kind: "Service".to_owned(),
+            namespace: Some("mesh-system".to_owned()),
+            name: "of-an-old-version".to_owned(),
+        };
+        let mut record = Record::of(&serde_json::Value::Null, &[]);
+        record.keys.insert(old.clone());
+        assert!(super::keys(Some(&record), "v1.34.0").unwrap().contains(&old));
+    }
+
+    #[test]
+    fn a_refusal_names_pods_and_what_to_do() {
+        let pods: Vec<MeshedPod> = (0..30)
+            .map(|number| MeshedPod { namespace: "shop".to_owned(), name: format!("web-{number}"), version: None })
+            .collect();
+        let text = refusal(&pods, "24h");
+        assert!(text.starts_with("30 pods still have a proxy"), "{text}");
+        assert!(text.contains("shop/web-0\n") && text.contains("and 10 more") && text.contains("--force"), "{text}");
+    }
+}
