@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use identity::{BundleError, BundleFile, TrustBundle};
@@ -13,6 +14,7 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watch_object};
 use kube::{Api, Client};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::kubernetes::describe_chain;
 
@@ -68,6 +70,18 @@ impl OpenBundle {
                 let mut receiver = receiver.clone();
                 receiver.mark_changed();
                 Self::Cluster(receiver)
+            }
+        }
+    }
+
+    /// Waits a moment for the first bundle, where it is on its way: the API answers within milliseconds, and without a
+    /// bundle nothing else can begin.
+    pub(crate) async fn first(&mut self) {
+        if let Self::Cluster(receiver) = self {
+            let arrived = receiver.wait_for(Option::is_some);
+            let bundle = timeout(FIRST_PATIENCE, arrived).await.is_ok_and(|bundle| bundle.is_ok());
+            if bundle {
+                receiver.mark_changed();
             }
         }
     }
@@ -129,6 +143,8 @@ fn bundle_of(object: Option<&ConfigMap>, from: &BundleConfigMap) -> Result<Arc<T
     bundle.map(Arc::new).map_err(|error| format!("ConfigMap {name} in namespace {namespace}: {error}"))
 }
 
+const FIRST_PATIENCE: Duration = Duration::from_secs(3);
+
 #[cfg(test)]
 mod tests {
     use std::time::SystemTime;
@@ -154,6 +170,17 @@ mod tests {
         assert!(bundle_of(None, &from()).unwrap_err().contains("mesh-identity writes it"));
         assert!(bundle_of(Some(&object("ca.pem", "")), &from()).unwrap_err().ends_with("has no key bundle.pem"));
         assert!(bundle_of(Some(&object("bundle.pem", "x")), &from()).unwrap_err().contains("no certificate"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_bundle_is_waited_for_but_not_for_ever() {
+        let bundle = Arc::new(Issuer::create(&"td".parse().unwrap(), SystemTime::now()).unwrap().0.bundle().clone());
+        let (sender, receiver) = watch::channel(None);
+        let mut open = OpenBundle::new(&BundleSource::Cluster(receiver));
+        open.first().await;
+        assert_eq!(open.poll().unwrap(), None);
+        let (_, ()) = tokio::join!(open.first(), async { drop(sender.send_replace(Some(bundle.clone()))) });
+        assert_eq!(open.poll().unwrap(), Some(bundle));
     }
 
     #[test]

@@ -150,6 +150,7 @@ pub async fn keep<F, Fut>(
     Fut: Future<Output = Result<Certified, tonic::Status>>,
 {
     let mut bundle = OpenBundle::new(&config.bundle);
+    bundle.first().await;
     follow_bundle(&mut bundle, &tls);
     if tls.leaf().is_none() {
         readiness.wait_for(CONDITION, "waiting for the first certificate");

@@ -42,9 +42,10 @@ pub enum LogError {
 impl LogArgs {
     /// Starts logging for the whole process.
     pub fn start(&self) -> Result<(), LogError> {
-        let filter = EnvFilter::builder()
-            .parse(&self.log)
-            .map_err(|cause| LogError::Filter { filter: self.log.clone(), cause })?;
+        // The client logs each failed call, as an error, without saying which; whoever made the call says more.
+        let filter = if self.log.contains("kube") { self.log.clone() } else { format!("{},{QUIET}", self.log) };
+        let filter =
+            EnvFilter::builder().parse(filter).map_err(|cause| LogError::Filter { filter: self.log.clone(), cause })?;
         let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
         let started = match self.log_format {
             LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
@@ -53,6 +54,8 @@ impl LogArgs {
         started.map_err(|_| LogError::AlreadyStarted)
     }
 }
+
+const QUIET: &str = "kube_client::client::builder=off";
 
 #[cfg(test)]
 mod tests {

@@ -200,7 +200,7 @@ impl Authority {
                 .map_err(|(path, source)| AuthorityError::Publish { path, source })?;
             if self.published.as_ref() != Some(&*bundle) {
                 let fingerprint = bundle.fingerprint();
-                tracing::info!(anchors = bundle.certificates().len(), %fingerprint, "trust bundle published");
+                tracing::info!(anchors = bundle.certificates().len(), %fingerprint, "trust bundle in force");
             }
             self.tls.set_bundle(bundle.clone());
             self.current.store(Arc::new(next));
