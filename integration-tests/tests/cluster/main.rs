@@ -3,6 +3,7 @@
 #![expect(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "an integration test is all tests")]
 
 mod first_steps;
+mod identity;
 mod install;
 mod nothing_fails;
 mod pods;
