@@ -1,9 +1,11 @@
 //! The admin port and socket, and the health and metrics port. Paths and JSON are those of [`proto::admin`].
 //!
 //! Admin listens on loopback and on a socket only its owner may open: whoever reaches it may change the log level and
-//! start draining. Health answers on every address and knows nothing but readiness and metrics.
+//! start draining. Health answers on every address and knows nothing but readiness, metrics and the application's probes
+//! that the kubelet was pointed at us with.
 
 pub mod client;
+mod probe;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -12,12 +14,13 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::stream;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Either, Full, Limited, StreamBody};
 use hyper::body::{Body, Frame};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use proto::admin::Info;
+use proto::names;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
@@ -110,6 +113,9 @@ impl Admin {
     {
         let (head, body) = request.into_parts();
         let open = matches!(head.uri.path(), "/ready" | "/live" | "/metrics" | "/stats/prometheus");
+        if head.uri.path().starts_with(names::APP_PROBE_PREFIX) {
+            return self.probe(head.uri.path(), head.headers.get(header::USER_AGENT)).await;
+        }
         if scope == Scope::Health && !open {
             return text(StatusCode::NOT_FOUND, "here are /ready, /live and /metrics; the rest is on the admin port\n");
         }
@@ -141,6 +147,21 @@ impl Admin {
             },
             "/drain" => text(StatusCode::METHOD_NOT_ALLOWED, "POST starts draining\n"),
             _ => text(StatusCode::NOT_FOUND, PATHS),
+        }
+    }
+
+    /// Probes the application for the kubelet.
+    async fn probe(&self, path: &str, agent: Option<&HeaderValue>) -> Response<Answer> {
+        let bootstrap = &self.config.bootstrap;
+        let Some(probe) = bootstrap.probes.get(path) else {
+            return text(StatusCode::NOT_FOUND, "the pod has no such probe\n");
+        };
+        match Box::pin(probe::run(probe, bootstrap, agent)).await {
+            Ok(()) => text(StatusCode::OK, "ok\n"),
+            Err(reason) => {
+                tracing::info!(path, reason, "the application does not pass its probe");
+                text(StatusCode::SERVICE_UNAVAILABLE, &(reason + "\n"))
+            }
         }
     }
 
@@ -253,7 +274,7 @@ fn text(status: StatusCode, text: &str) -> Response<Answer> {
 fn response(status: StatusCode, kind: &'static str, body: Answer) -> Response<Answer> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
 

@@ -11,7 +11,7 @@ fn admin() -> Arc<Admin> {
         r#"{"workload": {"name": "web-1", "namespace": "shop", "service_account": "web", "addresses": ["10.0.0.1"]},
             "identity": {"addresses": ["identity:8444"], "id": "spiffe://cluster.local/ns/mesh-system/sa/mesh-identity"},
             "controller": {"addresses": ["controller:8443"], "id": "spiffe://cluster.local/ns/mesh-system/sa/mesh-controller"},
-            "token_file": "/token"}"#,
+            "token_file": "/token", "probes": {"/app-probe/web/liveness": {"port": 15001, "timeout_ms": 1, "check": "tcp"}}}"#,
     );
     let config = Config::new(bootstrap.unwrap());
     Arc::new(Admin {
@@ -56,6 +56,8 @@ async fn every_path_answers_and_health_keeps_to_itself() {
         assert!(metrics.contains(name), "{name} in {metrics}");
     }
     assert!(ask(health, "GET /live").await.starts_with("HTTP/1.1 200"));
+    assert!(ask(health, "GET /app-probe/web/liveness").await.ends_with("port 15001 is the proxy's own\n"));
+    assert!(ask(health, "GET /app-probe/web/startup").await.starts_with("HTTP/1.1 404"));
     for hidden in ["GET /config", "POST /drain", "PUT /log", "GET /info"] {
         assert!(ask(health, hidden).await.starts_with("HTTP/1.1 404"), "{hidden}");
     }
