@@ -78,7 +78,8 @@ pub async fn installed(cluster: &Cluster) -> Installed {
         kinds(client),
     );
     let config_maps: Api<ConfigMap> = Api::all(client.clone());
-    let (bundles, namespaces, pods, date_ms) = tokio::join!(
+    let (config, bundles, namespaces, pods, date_ms) = tokio::join!(
+        one(Api::<ConfigMap>::namespaced(client.clone(), system), names::CONFIG_CONFIG_MAP),
         said(async { config_maps.list(&bundles).await.map(|list| list.items) }),
         listed::<Namespace>(Api::all(client.clone())),
         listed::<Pod>(Api::all(client.clone())),
@@ -94,6 +95,7 @@ pub async fn installed(cluster: &Cluster) -> Installed {
         webhook,
         endpoints,
         kinds,
+        config,
         bundles,
         namespaces,
         pods,

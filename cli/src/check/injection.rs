@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use injector::decision::Skipped;
-use injector::{Decision, decide};
-use k8s_openapi::api::core::v1::{ContainerStatus, Namespace, Pod};
+use injector::{Config, Decision, Outcome, decide, inject};
+use k8s_openapi::api::core::v1::{ConfigMap, ContainerStatus, Namespace, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::ResourceExt as _;
 use proto::names;
@@ -13,7 +13,7 @@ use crate::target::Kind;
 use crate::transport::owner;
 use crate::transport::port_forward::{is_meshed, lives};
 
-use super::fetch::named;
+use super::fetch::{Fetched, named};
 use super::installed::Installed;
 use super::{Lines, before, many, some};
 
@@ -42,9 +42,10 @@ pub(super) fn check(facts: &Installed, lines: &mut Lines) {
             return lines.warning("injected", text, "kubectl auth can-i list pods -A");
         }
     };
+    let config = config(&facts.config, lines);
     words(namespaces, lines);
     let webhook_since = facts.webhook.as_ref().ok().and_then(Option::as_ref).and_then(created);
-    injected(namespaces, pods, webhook_since, lines);
+    injected(&All { namespaces, pods, config: &config, webhook_since }, lines);
     proxies(pods, lines);
 }
 
@@ -88,27 +89,56 @@ fn labelled(namespace: &Namespace) -> bool {
     namespace.labels().get(names::INJECT).is_some_and(|value| value == "enabled")
 }
 
-fn injected(namespaces: &[Namespace], pods: &[Pod], webhook_since: Option<i64>, lines: &mut Lines) {
+/// What the injector makes pods with: with anything else we would say why about another mesh.
+fn config(config_map: &Fetched<Option<ConfigMap>>, lines: &mut Lines) -> Config {
+    let name = names::CONFIG_CONFIG_MAP;
+    let yaml = match config_map {
+        Err(_) => return Config::default(),
+        Ok(config_map) => {
+            config_map.as_ref().and_then(|map| map.data.as_ref()).and_then(|data| data.get(names::CONFIG_KEY))
+        }
+    };
+    let Some(yaml) = yaml else {
+        lines.failed(
+            "config",
+            format!("ConfigMap {name} with key {} is missing", names::CONFIG_KEY),
+            "meshctl install",
+        );
+        return Config::default();
+    };
+    Config::parse(yaml).unwrap_or_else(|error| {
+        let hint = format!("kubectl -n {} edit configmap {name}", names::SYSTEM_NAMESPACE);
+        lines.failed("config", format!("ConfigMap {name} is unusable: {error}"), &hint);
+        Config::default()
+    })
+}
+
+/// What is decided about pods with.
+struct All<'a> {
+    namespaces: &'a [Namespace],
+    pods: &'a [Pod],
+    config: &'a Config,
+    webhook_since: Option<i64>,
+}
+
+fn injected(all: &All<'_>, lines: &mut Lines) {
     let mut early: BTreeMap<String, Missing> = BTreeMap::new();
     let mut missed: BTreeMap<String, Missing> = BTreeMap::new();
     let mut wrong: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut well = 0;
-    for pod in pods.iter().filter(|pod| lives(pod)) {
+    for pod in all.pods.iter().filter(|pod| lives(pod)) {
         let namespace_name = pod.namespace().unwrap_or_default();
-        let Some(namespace) = named(namespaces, &namespace_name) else { continue };
-        if namespace_name == names::SYSTEM_NAMESPACE {
-            continue;
-        }
-        let decision = decide(pod, &namespace.metadata);
-        match decision {
+        let Some(namespace) = named(all.namespaces, &namespace_name) else { continue };
+        // The very function that the injector decides with.
+        match inject(pod, &namespace.metadata, all.config, None) {
             _ if is_meshed(pod) => well += 1,
-            Decision::Skip(skipped @ Skipped::Invalid(_)) => {
+            Outcome::Skipped(skipped) if is_wrong(&skipped, pod) => {
                 wrong.entry(skipped.to_string()).or_default().push(format!("{namespace_name}/{}", pod.name_any()));
             }
-            Decision::Skip(_) => {}
-            Decision::Inject(_) => {
+            Outcome::Skipped(_) => {}
+            Outcome::Injected(_) => {
                 // Seconds: what happened within one counts as later, so that nobody is accused of what came first.
-                let since = webhook_since.into_iter().chain(asked_since(namespace)).max();
+                let since = all.webhook_since.into_iter().chain(asked_since(namespace)).max();
                 let before = created(pod).zip(since).is_none_or(|(created, since)| created <= since);
                 if before { &mut early } else { &mut missed }.entry(namespace_name).or_default().add(pod);
             }
@@ -136,10 +166,20 @@ fn injected(namespaces: &[Namespace], pods: &[Pod], webhook_since: Option<i64>, 
     }
     for (why, pods) in &wrong {
         let text = format!("{} not injected because {why}: {}", many(pods.len(), "pod"), some(pods));
-        lines.failed("injected", text, &format!("write {}: enabled or disabled", names::INJECT));
+        let hint = format!("correct it and start the pod anew, or say that it wants none: {}: disabled", names::INJECT);
+        lines.failed("injected", text, &hint);
     }
     if early.is_empty() && missed.is_empty() && wrong.is_empty() {
         lines.passed("injected", format!("every pod that should have a proxy has one ({well})"));
+    }
+}
+
+/// Somebody asked for a proxy and gets none. Pods on the node's network are in every namespace of agents: only where the pod
+/// itself asks does it matter.
+fn is_wrong(skipped: &Skipped, pod: &Pod) -> bool {
+    match skipped {
+        Skipped::HostNetwork => pod.annotations().get(names::INJECT).is_some_and(|value| value == "enabled"),
+        skipped => skipped.is_surprising(),
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Installed {
     pub endpoints: Fetched<Vec<EndpointSlice>>,
     /// Our kinds by name.
     pub kinds: Vec<(&'static str, Fetched<Option<CustomResourceDefinition>>)>,
+    /// What the injector makes pods with.
+    pub config: Fetched<Option<ConfigMap>>,
     /// Trust bundles of all namespaces.
     pub bundles: Fetched<Vec<ConfigMap>>,
     /// All namespaces.

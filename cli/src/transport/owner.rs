@@ -33,10 +33,10 @@ fn deployment<'n>(metadata: &ObjectMeta, replica_set: &'n str) -> Option<&'n str
     replica_set.strip_suffix(hash.as_str())?.strip_suffix('-').filter(|name| !name.is_empty())
 }
 
-/// A CronJob names its Jobs `<cronjob>-<minutes since 1970>`, eight digits until the year 2160.
+/// A CronJob names its Jobs `<cronjob>-<minutes since 1970>`.
 fn scheduled(job: &str) -> Option<&str> {
     let (name, minutes) = job.rsplit_once('-')?;
-    (minutes.len() == 8 && minutes.bytes().all(|byte| byte.is_ascii_digit()) && !name.is_empty()).then_some(name)
+    (minutes.len() >= 8 && minutes.bytes().all(|byte| byte.is_ascii_digit()) && !name.is_empty()).then_some(name)
 }
 
 #[cfg(test)]
@@ -70,6 +70,7 @@ mod tests {
                 owner_references: owner.map(|owner| vec![reference(owner)]),
                 ..ObjectMeta::default()
             };
+            assert_eq!(injector::inject::workload_name(&metadata), name, "metrics carry another name");
             assert_eq!(of(&Pod { metadata, ..Pod::default() }), (kind, name.to_owned()), "{owner:?}");
         }
     }

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 
 use crate::check::Outcome;
-use crate::check::installed::tests::{each, object, pod, well};
+use crate::check::installed::tests::{config, each, object, pod, well};
 use crate::check::installed::{Installed, judge};
 
 fn pods(facts: &mut Installed) -> &mut Vec<Pod> {
@@ -46,7 +46,7 @@ fn each_thing_of_injection_that_can_be_wrong() {
             },
             Outcome::Failed,
             "1 pod not injected because meshctl.io/inject: \"yes\" on the pod is neither enabled nor disabled: shop/web-5d-2",
-            "enabled or disabled",
+            "meshctl.io/inject: disabled",
         ),
         (
             "opted-in",
@@ -96,6 +96,43 @@ fn each_thing_of_injection_that_can_be_wrong() {
             Outcome::Warning,
             "pods may not be listed",
             "can-i list pods",
+        ),
+    ]);
+}
+
+#[test]
+fn a_pod_that_cannot_be_injected_is_said_with_the_injectors_own_reason() {
+    each(&[
+        (
+            "injected",
+            |facts| {
+                let mut taken = pod("web-5d-2", -100, false);
+                taken.spec.as_mut().unwrap().containers[0] =
+                    object(json!({"name": "app", "ports": [{"containerPort": 15001}]}));
+                pods(facts).push(taken);
+            },
+            Outcome::Failed,
+            "15001",
+            "meshctl.io/inject: disabled",
+        ),
+        (
+            "injected",
+            |facts| {
+                pods(facts).push(pod("web-5d-2", -450, false));
+                let annotation = ("meshctl.io/proxy-workers".to_owned(), "many".to_owned());
+                pods(facts)[1].metadata.annotations = Some([annotation].into());
+            },
+            Outcome::Failed,
+            "meshctl.io/proxy-workers",
+            "correct it",
+        ),
+        ("config", |facts| facts.config = Ok(None), Outcome::Failed, "ConfigMap mesh-config", "meshctl install"),
+        (
+            "config",
+            |facts| facts.config = Ok(Some(config("trustDomian: x"))),
+            Outcome::Failed,
+            "trustDomian",
+            "kubectl -n mesh-system edit configmap mesh-config",
         ),
     ]);
 }

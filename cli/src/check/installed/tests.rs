@@ -81,6 +81,10 @@ fn webhooks(pem: &str) -> MutatingWebhookConfiguration {
     configuration
 }
 
+pub(in crate::check) fn config(yaml: &str) -> ConfigMap {
+    object(json!({"metadata": {"name": "mesh-config"}, "data": {"config.yaml": yaml}}))
+}
+
 fn kind() -> CustomResourceDefinition {
     object(json!({
         "metadata": {"name": KINDS[0]},
@@ -127,6 +131,7 @@ pub(in crate::check) fn well() -> Installed {
         webhook: Ok(Some(webhooks(&root))),
         endpoints: Ok(COMPONENTS.map(slice).into()),
         kinds: vec![(KINDS[0], Ok(Some(kind())))],
+        config: Ok(Some(config("trustDomain: cluster.local"))),
         bundles: Ok(vec![bundle("shop", &root), bundle("default", &root)]),
         namespaces: Ok(vec![namespace("shop"), object(json!({"metadata": {"name": "default"}}))]),
         pods: Ok(vec![pod("web-5d-1", -300, true)]),
@@ -332,6 +337,19 @@ fn each_thing_of_the_webhook_that_can_be_wrong() {
             "can-i create pods",
         ),
     ]);
+}
+
+#[test]
+fn kinds_are_those_of_the_chart() {
+    let release = crate::charts::render::Release {
+        name: "mesh-crds".into(),
+        namespace: "mesh-system".into(),
+        service: "Helm".into(),
+        kube_version: "v1.34.4".into(),
+    };
+    let objects = crate::charts::CRDS.objects(&json!({}), &release).unwrap();
+    let names: Vec<_> = objects.iter().map(|object| object["metadata"]["name"].as_str().unwrap()).collect();
+    assert_eq!(names, KINDS);
 }
 
 #[test]
