@@ -135,3 +135,31 @@ pub fn newer(
     progress.advance(current.progress());
     Some(World::new(Arc::new(facts), mesh.clone(), bundle, progress).after(current))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::session::tests::{facts, mesh};
+
+    #[tokio::test]
+    async fn who_waits_for_a_quiet_replica_is_told_when_its_facts_are_known_to_hold() {
+        let hub = Hub::new(mesh(), Instant::now());
+        assert!(hub.publish(facts(&[1]), Progress::of("pods", 10)));
+        let mut worlds = hub.worlds();
+        let mark = Progress::of("pods", 30);
+        hub.want(&mark);
+        let is_behind = |worlds: &mut Worlds| worlds.borrow_and_update().as_ref().unwrap().is_behind(&mark);
+        assert!(is_behind(&mut worlds));
+        hub.reach(&Progress::of("pods", 30));
+        assert!(worlds.has_changed().unwrap());
+        assert!(!is_behind(&mut worlds));
+        let progress = worlds.borrow().as_ref().unwrap().progress().clone();
+        assert_eq!(progress, Progress::of("pods", 10), "what proxies are told is where facts last changed");
+        hub.reach(&Progress::of("pods", 40));
+        assert!(!worlds.has_changed().unwrap(), "nobody waits");
+        assert!(hub.publish(facts(&[2]), Progress::of("pods", 50)));
+        assert!(!hub.publish(facts(&[1]), Progress::of("pods", 45)), "facts never go back");
+        hub.restart(facts(&[1]), Progress::of("pods", 5));
+        assert!(is_behind(&mut worlds), "but where their source begins anew");
+    }
+}

@@ -64,7 +64,7 @@ pub struct WatchLabels {
 pub struct RestartLabels {
     /// The plural of its kind.
     pub watch: &'static str,
-    /// `expired`, `silent` or `behind`.
+    /// `behind`, `expired`, `silent` or `unreadable`.
     pub reason: &'static str,
 }
 

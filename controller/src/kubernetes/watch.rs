@@ -16,7 +16,7 @@ use kube::api::{Api, ApiResource, DynamicObject, ListParams, WatchEvent, WatchPa
 use kube::core::Status;
 use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::StreamExt;
 
 use crate::kubernetes::Shared;
@@ -41,6 +41,16 @@ pub(crate) struct Watch<K> {
     kind: Option<(Client, ApiResource)>,
     selection: Selection,
     convert: fn(&K) -> Converted,
+}
+
+/// Where a watch is.
+#[derive(Debug)]
+struct Place {
+    /// The version to go on from; `None`: list first.
+    version: Option<String>,
+    listed_at: Instant,
+    /// A position that proxies say they have seen and that a list later did not come to: another storage's, or made up.
+    refuted: u64,
 }
 
 /// Why a watch or a list ended.
@@ -92,20 +102,20 @@ where
     /// Lists and watches; never returns.
     pub(crate) async fn run(self, shared: Shared) {
         let mut trouble = Trouble::default();
-        let mut version: Option<String> = None;
-        let mut listed_at = None;
+        let mut place = Place { version: None, listed_at: Instant::now(), refuted: 0 };
         loop {
-            let ended = match &version {
+            let ended = match &place.version {
                 None => match self.list_if_exists(&shared).await {
                     Ok(at) => {
                         trouble.over(self.name);
-                        listed_at = Some(Instant::now());
-                        version = Some(at);
+                        let seen = self.seen_by_proxies(&shared);
+                        let refuted = if seen > position(&at) { seen } else { 0 };
+                        place = Place { version: Some(at), listed_at: Instant::now(), refuted };
                         continue;
                     }
                     Err(ended) => ended,
                 },
-                Some(_) => self.watch(&shared, &mut version, listed_at).await,
+                Some(_) => self.watch(&shared, &mut place).await,
             };
             match ended {
                 Ended::OnTime => trouble.over(self.name),
@@ -113,11 +123,11 @@ where
                     let labels = RestartLabels { watch: self.name, reason };
                     shared.metrics.watch_restarts.get_or_create(&labels).inc();
                     tracing::info!(watch = self.name, reason, "listing anew");
-                    version = None;
+                    place.version = None;
                     sleep(trouble.pause()).await;
                 }
                 Ended::Absent if self.kind.is_some() => {
-                    version = None;
+                    place.version = None;
                     if shared.inventory.lock().absent(self.name, Instant::now()) {
                         tracing::info!(
                             kind = self.name,
@@ -181,8 +191,8 @@ where
     }
 
     /// Watches for once.
-    async fn watch(&self, shared: &Shared, version: &mut Option<String>, listed_at: Option<Instant>) -> Ended {
-        let from = version.clone().unwrap_or_default();
+    async fn watch(&self, shared: &Shared, place: &mut Place) -> Ended {
+        let from = place.version.clone().unwrap_or_default();
         let parameters = WatchParams { field_selector: self.fields(), ..WatchParams::default() }.timeout(WATCH_SECONDS);
         let events = match timeout(PATIENCE, self.api.watch(&parameters, &from)).await {
             Ok(Ok(events)) => events,
@@ -194,28 +204,39 @@ where
         tokio::pin!(deadline);
         shared.inventory.lock().heard_of(self.name, Instant::now());
         let mut wanted = shared.hub.wanted();
-        wanted.mark_changed();
+        let mut behind = self.is_behind(shared, place);
         loop {
             tokio::select! {
                 event = events.next() => match event {
                     None => return Ended::OnTime,
                     Some(Ok(event)) => {
-                        if let Err(ended) = self.take(shared, event, version) {
+                        if let Err(ended) = self.take(shared, event, &mut place.version) {
                             return ended;
                         }
                     }
                     Some(Err(error)) => return self.why(&error),
                 },
-                Ok(()) = wanted.changed() => {
-                    let wanted = wanted.borrow_and_update().positions().get(self.name).copied();
-                    let behind = wanted > shared.inventory.lock().position(self.name);
-                    if behind && listed_at.is_none_or(|at| Instant::now() - at >= BETWEEN_LISTS) {
+                Ok(()) = wanted.changed() => behind = self.is_behind(shared, place),
+                // Not at once after the last list: a forged mark must not make us list all day.
+                () = sleep_until(place.listed_at + BETWEEN_LISTS), if behind => {
+                    behind = self.is_behind(shared, place);
+                    if behind {
                         return Ended::Stale("behind");
                     }
                 }
                 () = &mut deadline => return Ended::Stale("silent"),
             }
         }
+    }
+
+    /// Whether a proxy has seen objects of the kind that we have not.
+    fn is_behind(&self, shared: &Shared, place: &Place) -> bool {
+        let own = shared.inventory.lock().position(self.name).unwrap_or(0);
+        self.seen_by_proxies(shared) > own.max(place.refuted)
+    }
+
+    fn seen_by_proxies(&self, shared: &Shared) -> u64 {
+        shared.hub.wanted().borrow().positions().get(self.name).copied().unwrap_or(0)
     }
 
     fn take(&self, shared: &Shared, event: WatchEvent<K>, version: &mut Option<String>) -> Result<(), Ended> {
@@ -274,6 +295,8 @@ where
         match error {
             error if is_not_found(error) => Ended::Absent,
             kube::Error::Api(status) => ended_by(status),
+            // A watch of a kind that is gone is answered with a text.
+            kube::Error::SerdeError(_) => Ended::Stale("unreadable"),
             error => Ended::Failed(describe(error)),
         }
     }
@@ -332,10 +355,13 @@ impl Trouble {
 
 const WATCH_SECONDS: u32 = 20;
 const PATIENCE: Duration = Duration::from_secs(5);
-const LIST_TIMEOUT: Duration = Duration::from_secs(60);
+/// For one page.
+const LIST_TIMEOUT: Duration = Duration::from_secs(15);
 /// Objects per page of a list: a few megabytes of pods.
 const PAGE: u32 = 500;
 const ABSENT_PAUSE: Duration = Duration::from_millis(900);
-/// A forged mark must not make us list all day.
-const BETWEEN_LISTS: Duration = Duration::from_secs(10);
+const BETWEEN_LISTS: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests;
