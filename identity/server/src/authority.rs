@@ -170,6 +170,10 @@ impl Authority {
             return;
         }
         match Issuer::from_pem(&kept.files, now) {
+            Ok(issuer) if issuer.not_after() <= now => {
+                tracing::error!("the new issuer's certificate has expired, going on with the issuer of before");
+                self.refused = Some(kept);
+            }
             Ok(issuer) => {
                 tracing::info!(bundle = %issuer.bundle().fingerprint(), "the issuer has changed");
                 self.rotation.change(Arc::new(issuer), kept.anchors, now);
@@ -253,3 +257,6 @@ fn current(rotation: &Rotation) -> Current {
 
 const CONDITION: &str = "issuer";
 const RETRY: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests;

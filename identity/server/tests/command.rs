@@ -64,7 +64,7 @@ mod tests {
     fn what_is_wrong_is_said_in_a_sentence() {
         let directory = tempfile::tempdir().unwrap();
         let issuer = directory.path().join("issuer");
-        let output = mesh_identity().output().unwrap();
+        let output = mesh_identity().env("KUBECONFIG", directory.path().join("none")).output().unwrap();
         assert!(!output.status.success() && stderr(&output).contains("--issuer-dir"), "{}", stderr(&output));
 
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
