@@ -67,7 +67,7 @@ pub struct Lines {
     lines: Vec<Line>,
 }
 
-/// Checks until nothing fails or `wait` is over, prints, and fails if something does. With `wait`, a mesh that cannot be
+/// Checks until everything passes or `wait` is over, prints, and fails if something does. With `wait`, a mesh that cannot be
 /// reached yet is waited for as well.
 pub async fn run(
     look: impl AsyncFn() -> anyhow::Result<Report>,
@@ -77,7 +77,7 @@ pub async fn run(
     let deadline = Instant::now() + wait.unwrap_or_default();
     let report = loop {
         let report = look().await;
-        let well = report.as_ref().is_ok_and(|report| report.outcome != Outcome::Failed);
+        let well = report.as_ref().is_ok_and(|report| report.outcome == Outcome::Passed);
         if well || Instant::now() >= deadline {
             break report?;
         }

@@ -16,7 +16,7 @@ use crate::output::{self, Format};
 use crate::table::{self, Table};
 use crate::target::Kind;
 use crate::traffic::{self, Cost, Figures, Traffic};
-use crate::transport::{Pod, Transport};
+use crate::transport::{Pod, Transport, TransportError};
 
 pub use question::{By, Question, QuestionError};
 
@@ -99,6 +99,35 @@ pub async fn run(
     format: Format,
 ) -> anyhow::Result<()> {
     let pods = transport.pods().await?;
+    of_pods(transport, pods, question, args, format).await
+}
+
+/// The same with a way that asks the callers everywhere and, where their list may not be read, those of the rows' own namespace
+/// by another way: a developer sees his own Services.
+pub async fn run_where_allowed<T: Transport>(
+    everywhere: &T,
+    own: &T,
+    question: &Question,
+    args: &StatArgs,
+    format: Format,
+) -> anyhow::Result<()> {
+    match (everywhere.pods().await, &question.namespace) {
+        (Err(TransportError::NotAllowed(why)), Some(namespace)) => {
+            let pods = own.pods().await?;
+            eprintln!("meshctl: only callers in namespace {namespace} count: {why}");
+            of_pods(own, pods, question, args, format).await
+        }
+        (pods, _) => of_pods(everywhere, pods?, question, args, format).await,
+    }
+}
+
+async fn of_pods(
+    transport: &impl Transport,
+    pods: Vec<Pod>,
+    question: &Question,
+    args: &StatArgs,
+    format: Format,
+) -> anyhow::Result<()> {
     if let Some(missing) = question.missing(&pods) {
         return Err(missing.into());
     }

@@ -61,6 +61,9 @@ pub enum TransportError {
     /// The list of pods cannot be had.
     #[error("the list of pods cannot be read: {0}")]
     List(String),
+    /// Whoever asks has no right to it.
+    #[error("the list of pods may not be read: {0}")]
+    NotAllowed(String),
     /// Nobody listens.
     #[error("does not answer ({0}); its log says why")]
     Unreachable(String),

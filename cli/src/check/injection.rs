@@ -126,7 +126,9 @@ fn injected(all: &All<'_>, lines: &mut Lines) {
     let mut missed: BTreeMap<String, Missing> = BTreeMap::new();
     let mut wrong: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut well = 0;
-    for pod in all.pods.iter().filter(|pod| lives(pod)) {
+    // What is about to end needs nothing any more: a rollout leaves such pods behind for a while.
+    let stays = |pod: &&Pod| lives(pod) && pod.metadata.deletion_timestamp.is_none();
+    for pod in all.pods.iter().filter(stays) {
         let namespace_name = pod.namespace().unwrap_or_default();
         let Some(namespace) = named(all.namespaces, &namespace_name) else { continue };
         // The very function that the injector decides with.
@@ -230,13 +232,10 @@ fn proxies(pods: &[Pod], lines: &mut Lines) {
     let mut well = 0;
     let mut waiting: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut versions: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for pod in pods.iter().filter(|pod| lives(pod) && is_meshed(pod)) {
+    for pod in pods.iter().filter(|pod| lives(pod) && is_meshed(pod) && pod.metadata.deletion_timestamp.is_none()) {
         let name = format!("{}/{}", pod.namespace().unwrap_or_default(), pod.name_any());
         if let Some(version) = pod.annotations().get(names::PROXY_VERSION).filter(|version| *version != OWN) {
             versions.entry(version.clone()).or_default().push(name.clone());
-        }
-        if pod.metadata.deletion_timestamp.is_some() {
-            continue;
         }
         match status(pod) {
             Some(status) if status.ready || status.started == Some(true) => well += 1,

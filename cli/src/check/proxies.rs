@@ -68,11 +68,18 @@ pub fn judge(answers: &Answers, now_ms: u64) -> Report {
 
 /// What the proxies of a cluster say, as a section beside those about everything else: which pods have no proxy, and that none
 /// has one, is said there.
-pub fn section(answers: &Answers, now_ms: u64) -> Lines {
+pub fn section(answers: &Result<Answers, TransportError>, now_ms: u64) -> Lines {
     let mut checks = Lines::new("proxies");
-    if !answers.info.is_empty() {
-        let pods = answers.pods.iter().filter(|pod| pod.meshed).cloned().collect();
-        fill(&Answers { pods, ..answers.clone() }, now_ms, &mut checks);
+    match answers {
+        Err(why @ TransportError::NotAllowed(_)) => {
+            checks.warning("proxy", why.to_string(), "meshctl proxy-status -n NAMESPACE, for those that you may see");
+        }
+        Err(why) => checks.failed("proxy", why.to_string(), "kubectl get pods -A"),
+        Ok(answers) if answers.info.is_empty() => {}
+        Ok(answers) => {
+            let pods = answers.pods.iter().filter(|pod| pod.meshed).cloned().collect();
+            fill(&Answers { pods, ..answers.clone() }, now_ms, &mut checks);
+        }
     }
     checks
 }

@@ -58,7 +58,10 @@ impl PortForward {
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
             None => Api::all(self.client.clone()),
         };
-        all(&api).await.map_err(|error| TransportError::List(kubernetes::explain(&error)))
+        all(&api).await.map_err(|error| match &error {
+            kube::Error::Api(status) if status.code == 403 => TransportError::NotAllowed(kubernetes::explain(&error)),
+            _ => TransportError::List(kubernetes::explain(&error)),
+        })
     }
 }
 

@@ -157,9 +157,11 @@ fn who_needs_no_proxy_is_left_alone() {
     host.spec.as_mut().unwrap().host_network = Some(true);
     let mut done = pod("done", -100, false);
     done.status.as_mut().unwrap().phase = Some("Succeeded".into());
+    let mut ending = pod("ending", -450, false);
+    ending.metadata.deletion_timestamp = ending.metadata.creation_timestamp.clone();
     let mut elsewhere = pod("elsewhere", -100, false);
     elsewhere.metadata.namespace = Some("default".into());
-    pods(&mut facts).extend([opted_out, host, done, elsewhere]);
+    pods(&mut facts).extend([opted_out, host, done, ending, elsewhere]);
     let report = judge(&facts);
     assert_eq!(report.outcome, Outcome::Passed, "{}", report.render());
 }

@@ -104,3 +104,15 @@ fn different_anchors_are_a_warning() {
     assert_eq!(outcome, Outcome::Warning);
     assert!(text.contains("2 different sets of anchors"), "{text}");
 }
+
+#[test]
+fn in_a_cluster_what_has_no_proxy_is_not_said_twice() {
+    let mut answers = well();
+    let outside = Pod { proxy: "shop/x".into(), name: "x".into(), namespace: "shop".into(), ..Pod::default() };
+    answers.pods.push(outside);
+    assert_eq!(judge(&answers, NOW).outcome, Outcome::Warning);
+    assert_eq!(Report::new([section(&Ok(answers), NOW)]).outcome, Outcome::Passed);
+    let refused = Report::new([section(&Err(TransportError::NotAllowed("no".into())), NOW)]);
+    assert_eq!(refused.outcome, Outcome::Warning);
+    assert!(refused.render().starts_with("proxies\n‼ the list of pods may not be read: no\n"), "{}", refused.render());
+}
