@@ -62,6 +62,12 @@ pub enum Command {
     /// Take the mesh out of a cluster
     #[command(after_help = UNINSTALL_EXAMPLES)]
     Uninstall(UninstallArgs),
+    /// Put the word for a proxy into manifests: standard input to standard output
+    #[command(after_help = INJECT_EXAMPLES)]
+    Inject(InjectArgs),
+    /// Take the word for or against a proxy out of manifests: standard input to standard output
+    #[command(after_help = INJECT_EXAMPLES)]
+    Uninject,
     /// Is the mesh well? One line per check, with a hint beside each that fails
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArgs),
@@ -144,6 +150,14 @@ pub struct UpgradeArgs {
     /// How.
     #[command(flatten)]
     pub way: Way,
+}
+
+/// `inject`.
+#[derive(Debug, ClapArgs)]
+pub struct InjectArgs {
+    /// The word against a proxy, whatever the namespace says
+    #[arg(long)]
+    pub disable: bool,
 }
 
 /// `uninstall`.
@@ -334,6 +348,17 @@ Examples:
 Renders the same charts as Helm (charts/mesh-crds, charts/mesh; charts/mesh/values.yaml lists the values) and applies them \
 to the namespace mesh-system. Run it again after an interruption, or with other values: the values \
 given are all there are (upgrade keeps the last ones). What Helm installed is left to Helm.";
+
+const INJECT_EXAMPLES: &str = "\
+Examples:
+  kubectl get deploy -o yaml | meshctl inject | kubectl apply -f -
+  meshctl inject < app.yaml > meshed.yaml
+  meshctl inject --disable < batch.yaml | kubectl apply -f -
+  meshctl uninject < meshed.yaml
+
+Sets the annotation meshctl.io/inject on what pods are made from (Deployment, StatefulSet, DaemonSet, Job, CronJob, \
+Pod, Namespace …, in YAML or JSON, many documents or a List). The proxy itself is put in by the \
+cluster when the pod is made. Documents that change lose their comments, the others stay as they are.";
 
 const UPGRADE_EXAMPLES: &str = "\
 Examples:

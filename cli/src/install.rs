@@ -88,11 +88,11 @@ pub struct Report {
 pub async fn install(cluster: &Cluster, overrides: Value, way: &Way) -> anyhow::Result<Report> {
     preflight::version(cluster)?;
     let desired = desired(&overrides, &cluster.version.git_version)?;
+    preflight::rights(&cluster.client, &desired).await?;
     let mut progress = Progress::new();
     let before = Record::read(&cluster.client).await?;
     let live = apply::live(&cluster.client, desired.iter().map(|object| &object.key)).await?;
     preflight::owner(&live)?;
-    preflight::rights(&cluster.client, &desired).await?;
     progress.done(&format!("this cluster ({}) can be installed into", cluster.version.git_version));
 
     let mut after = Record::of(&overrides, &desired);

@@ -13,7 +13,8 @@
 //! - [`stat`], [`edges`], [`certificates`], [`proxy_status`], [`version`] and [`check`] are the commands: each gathers, decides
 //!   with a pure function, and prints. [`target`] is what they let people name.
 //! - [`kubernetes`] connects to a cluster, and holds the rule of what a command looks at: a demo or a cluster.
-//! - [`charts`] renders the Helm charts, and [`install`] brings what they say into a cluster and out of it.
+//! - [`charts`] renders the Helm charts, and [`install`] brings what they say into a cluster and out of it;
+//!   [`inject`] puts the word for a proxy into manifests.
 //! - [`demo`] runs a whole mesh on this machine, in network namespaces of its own.
 
 pub mod args;
@@ -23,6 +24,7 @@ pub mod check;
 pub mod demo;
 pub mod edges;
 pub mod exposition;
+pub mod inject;
 pub mod install;
 pub mod kubernetes;
 pub mod location;

@@ -6,6 +6,7 @@ use clap::{CommandFactory as _, Parser as _};
 
 use crate::args::{Args, CheckArgs, Command, ScopeArgs, Shell};
 use crate::check::Report;
+use crate::inject::Wish;
 use crate::kubernetes::{self, ConnectError, Place};
 use crate::location::LocationError;
 use crate::output;
@@ -13,7 +14,7 @@ use crate::stat::{Question, QuestionError};
 use crate::target::Target;
 use crate::transport::port_forward::PortForward;
 use crate::transport::unix_socket::UnixSockets;
-use crate::{certificates, check, demo, edges, install, location, proxy_status, stat, version};
+use crate::{certificates, check, demo, edges, inject, install, location, proxy_status, stat, version};
 
 /// Runs the program: 0 when all is well, 1 when something is not, 2 when the command line makes no sense.
 pub fn main() -> ExitCode {
@@ -30,6 +31,9 @@ pub fn main() -> ExitCode {
     };
     let result = match &args.command {
         Command::Demo(demo) => demo::run(demo, args.demo_dir.as_deref()),
+        Command::Inject(inject) if inject.disable => inject::run(Wish::Disabled),
+        Command::Inject(_) => inject::run(Wish::Enabled),
+        Command::Uninject => inject::run(Wish::Nothing),
         Command::Completion { shell } => completion(*shell),
         Command::Version(version) if version.client => args.format().and_then(version::client),
         _ => runtime().and_then(|runtime| runtime.block_on(ask(&args))),

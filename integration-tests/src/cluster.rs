@@ -16,6 +16,7 @@ use crate::traffic::load::LoadReport;
 pub struct Cluster {
     kubeconfig: PathBuf,
     kubectl: PathBuf,
+    helm: PathBuf,
     meshctl: PathBuf,
 }
 
@@ -31,13 +32,23 @@ impl Cluster {
             }
         };
         let cache = std::env::var_os("MESH_KUBERNETES_CACHE").map_or(root.join("target/kubernetes"), PathBuf::from);
-        Ok(Self { kubeconfig, kubectl: cache.join("kubectl"), meshctl: programs()?.join("meshctl") })
+        Ok(Self {
+            kubeconfig,
+            kubectl: cache.join("kubectl"),
+            helm: cache.join("helm"),
+            meshctl: programs()?.join("meshctl"),
+        })
     }
 
     /// Standard output of `kubectl`, which has to succeed.
     pub fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<String> {
         text(&self.command(&self.kubectl, arguments).output()?)
             .with_context(|| format!("kubectl {}", arguments.join(" ")))
+    }
+
+    /// Standard output of `helm`, which has to succeed.
+    pub fn helm(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        text(&self.command(&self.helm, arguments).output()?).with_context(|| format!("helm {}", arguments.join(" ")))
     }
 
     /// Standard output of `meshctl`, which has to succeed.

@@ -1,6 +1,6 @@
 //! What is looked at before anything is changed: is the cluster new enough, is it ours to change, may we.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::bail;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -55,7 +55,7 @@ pub async fn rights(client: &Client, objects: &[Object]) -> anyhow::Result<()> {
     let mut wanted = BTreeSet::new();
     for key in objects.iter().map(|object| &object.key) {
         let resource = key.resource();
-        for verb in ["create", "patch"] {
+        for verb in ["get", "create", "patch"] {
             wanted.insert((resource.group.clone(), resource.plural.clone(), verb, key.namespace.clone()));
         }
     }
@@ -76,15 +76,26 @@ pub async fn rights(client: &Client, objects: &[Object]) -> anyhow::Result<()> {
             let review =
                 review.map_err(|error| anyhow::anyhow!("your rights cannot be asked for: {}", explain(&error)))?;
             let allowed = review.status.is_some_and(|status| status.allowed);
-            anyhow::Ok((!allowed).then(|| format!("{verb} {resource}")))
+            anyhow::Ok((!allowed).then_some((verb, resource)))
         }
     });
-    let missing: Vec<Option<String>> = stream::iter(asked).buffered(AT_ONCE).try_collect().await?;
-    let missing: Vec<String> = missing.into_iter().flatten().collect();
-    if missing.is_empty() {
-        return Ok(());
+    let missing: Vec<Option<(&str, String)>> = stream::iter(asked).buffered(AT_ONCE).try_collect().await?;
+    match refused(missing.into_iter().flatten()) {
+        Some(sentence) => bail!("{sentence}"),
+        None => Ok(()),
     }
-    bail!("you may not {} in this cluster; ask for cluster-admin, or for somebody who has it", missing.join(", "))
+}
+
+/// One sentence about all rights that are missing.
+fn refused(missing: impl Iterator<Item = (&'static str, String)>) -> Option<String> {
+    let mut verbs: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for (verb, resource) in missing {
+        verbs.entry(resource).or_default().push(verb);
+    }
+    let each: Vec<String> = verbs.iter().map(|(resource, verbs)| format!("{} {resource}", verbs.join("/"))).collect();
+    (!each.is_empty()).then(|| {
+        format!("you may not {} in this cluster; ask for cluster-admin, or somebody who has it", each.join(", "))
+    })
 }
 
 /// Native sidecars are on by default since 1.29.
@@ -111,5 +122,13 @@ mod tests {
         assert!(owner(&live(&json!({"name": "a", "labels": {MANAGED_BY: "Helm"}}))).is_err());
         assert!(owner(&live(&json!({"name": "a", "labels": {MANAGED_BY: "meshctl"}}))).is_ok());
         assert!(owner(&live(&json!({"name": "a"}))).is_ok());
+    }
+
+    #[test]
+    fn missing_rights_are_one_sentence() {
+        let missing = [("create", "roles"), ("create", "configmaps"), ("patch", "roles")];
+        let text = refused(missing.map(|(verb, resource)| (verb, resource.to_owned())).into_iter()).unwrap();
+        assert!(text.starts_with("you may not create configmaps, create/patch roles in this cluster"), "{text}");
+        assert_eq!(refused(std::iter::empty()), None);
     }
 }
