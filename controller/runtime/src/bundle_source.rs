@@ -10,13 +10,11 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use identity::{BundleError, BundleFile, TrustBundle};
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, watch_object};
 use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::kubernetes::describe_chain;
+use crate::kubernetes::{describe_chain, watch_named};
 
 /// Where the bundle comes from.
 #[derive(Debug, Clone)]
@@ -102,8 +100,7 @@ impl OpenBundle {
 async fn keep_current(client: Client, from: &BundleConfigMap, sender: &watch::Sender<Option<Arc<TrustBundle>>>) {
     let (namespace, name) = (from.namespace.as_str(), from.name.as_str());
     let api = Api::<ConfigMap>::namespaced(client, namespace);
-    let objects = watch_object(api, name).backoff(watcher::DefaultBackoff::default());
-    let mut objects = std::pin::pin!(objects);
+    let mut objects = std::pin::pin!(watch_named(api, name));
     let mut failing = false;
     while let Some(object) = objects.next().await {
         match object {

@@ -78,9 +78,6 @@ pub enum RenewError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// Nothing to check mesh-identity's certificate with.
-    #[error("there is no trust bundle yet: mesh-identity writes it, into the file of --bundle-file or a ConfigMap")]
-    NoBundle,
     /// Nobody answers.
     #[error("mesh-identity does not answer at {addresses}: {source}")]
     Connect {
@@ -173,6 +170,11 @@ pub async fn keep<F, Fut>(
         if SystemTime::now() < renew_at || Instant::now() < not_before {
             continue;
         }
+        // Nobody can be asked yet; as soon as it arrives, and not after a pause, somebody is.
+        if tls.bundle().is_none() {
+            readiness.wait_for(CONDITION, NO_BUNDLE);
+            continue;
+        }
         match renew(&config, &tls, &certify).await {
             Ok(leaf) => {
                 failures = 0;
@@ -201,9 +203,6 @@ where
     F: Fn(Channel, Vec<u8>, String) -> Fut,
     Fut: Future<Output = Result<Certified, tonic::Status>>,
 {
-    if tls.bundle().is_none() {
-        return Err(RenewError::NoBundle);
-    }
     let token = std::fs::read_to_string(&config.token_file)
         .map_err(|source| RenewError::Token { path: config.token_file.clone(), source })?;
     let key = KeyAndRequest::new(&config.id)?;
@@ -295,6 +294,8 @@ fn random_share() -> f64 {
 }
 
 const CONDITION: &str = "certificate";
+const NO_BUNDLE: &str =
+    "there is no trust bundle yet: mesh-identity writes it, into the file of --bundle-file or a ConfigMap";
 const POLL: Duration = Duration::from_secs(1);
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);

@@ -5,9 +5,13 @@
 
 use std::time::Duration;
 
+use futures_util::{Stream, StreamExt};
 use http::HeaderValue;
 use http::header::USER_AGENT;
-use kube::{Client, Config};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, Config, Resource};
+use serde::de::DeserializeOwned;
 
 /// Why the Kubernetes API can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +36,38 @@ pub async fn connect(program: &str, version: &str) -> Result<Client, KubernetesE
         config.headers.push((USER_AGENT, agent));
     }
     Client::try_from(config).map_err(|error| KubernetesError::Client(describe(&error)))
+}
+
+/// How programs watch: asked anew every minute, so a connection that died without a word is noticed soon after. (The
+/// server says nothing while nothing changes, so silence alone tells nothing.)
+pub fn watch_config() -> watcher::Config {
+    watcher::Config::default().timeout(WATCH_SECONDS)
+}
+
+/// Follows one object: it, whenever it changes, or nothing where there is none. Errors are told and tried again.
+pub fn watch_named<K>(api: Api<K>, name: &str) -> impl Stream<Item = Result<Option<K>, watcher::Error>> + Send + use<K>
+where
+    K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    let events = watcher(api, watch_config().fields(&format!("metadata.name={name}")));
+    let mut listed = false;
+    events.backoff(watcher::DefaultBackoff::default()).filter_map(move |event| {
+        let told = match event {
+            Ok(Event::Init) => {
+                listed = false;
+                None
+            }
+            Ok(Event::InitApply(object)) => {
+                listed = true;
+                Some(Ok(Some(object)))
+            }
+            Ok(Event::InitDone) => (!listed).then_some(Ok(None)),
+            Ok(Event::Apply(object)) => Some(Ok(Some(object))),
+            Ok(Event::Delete(_)) => Some(Ok(None)),
+            Err(error) => Some(Err(error)),
+        };
+        std::future::ready(told)
+    })
 }
 
 /// A failed call in one sentence: the API server's own words, or why it could not be asked; with advice where we have any.
@@ -78,8 +114,9 @@ pub(crate) fn describe_chain(error: &dyn std::error::Error) -> String {
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A watch gets a bookmark about every minute, so two minutes of silence are a dead connection.
-const READ_TIMEOUT: Duration = Duration::from_secs(120);
+/// Longer than any watch: those end themselves.
+const READ_TIMEOUT: Duration = Duration::from_secs(310);
+const WATCH_SECONDS: u32 = 60;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[cfg(test)]

@@ -11,15 +11,13 @@
 use std::time::{Duration, SystemTime};
 
 use controller_runtime::health::Readiness;
-use controller_runtime::kubernetes::{describe, is_conflict, is_not_found};
+use controller_runtime::kubernetes::{describe, is_conflict, is_not_found, watch_named};
 use futures_util::StreamExt;
 use identity::{Issuer, IssuerFiles, TrustBundle, TrustDomain};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PostParams;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, watch_object};
 use kube::{Api, Client};
 use proto::names::{BUNDLE_CONFIG_MAP, BUNDLE_KEY, IDENTITY_ACCOUNT, ISSUER_SECRET};
 use tokio::sync::watch;
@@ -72,8 +70,7 @@ impl IssuerSecret {
 
     /// Follows the Secret; never returns. What is not an issuer, or is gone, changes nothing.
     pub(crate) async fn follow(self, sender: watch::Sender<KeptIssuer>) {
-        let objects = watch_object(self.secrets(), ISSUER_SECRET).backoff(watcher::DefaultBackoff::default());
-        let mut objects = std::pin::pin!(objects);
+        let mut objects = std::pin::pin!(watch_named(self.secrets(), ISSUER_SECRET));
         let mut failing = false;
         while let Some(object) = objects.next().await {
             match object.as_ref().map(|object| object.as_ref().map(kept)) {

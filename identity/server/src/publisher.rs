@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use controller_runtime::kubernetes::{describe, is_not_found};
+use controller_runtime::kubernetes::{describe, is_not_found, watch_config};
 use futures_util::{Stream, StreamExt};
 use identity::TrustBundle;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
@@ -145,9 +145,8 @@ impl Publisher {
 fn watch_cluster(client: &Client) -> (Seen, impl Stream<Item = Watched> + use<>) {
     let (namespaces, namespace_writer) = reflector::store();
     let (config_maps, config_map_writer) = reflector::store();
-    let by_name = watcher::Config::default().fields(&format!("metadata.name={BUNDLE_CONFIG_MAP}"));
-    let namespace_events =
-        watcher(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), watcher::Config::default());
+    let by_name = watch_config().fields(&format!("metadata.name={BUNDLE_CONFIG_MAP}"));
+    let namespace_events = watcher(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), watch_config());
     let config_map_events = watcher(Api::<ConfigMap>::all(client.clone()), by_name);
     let namespace_events = namespace_events
         .backoff(watcher::DefaultBackoff::default())
