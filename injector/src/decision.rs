@@ -260,7 +260,8 @@ const ENABLED: &str = "enabled";
 const DISABLED: &str = "disabled";
 const KUBE_SYSTEM: &str = "kube-system";
 const ISTIO_POD: &str = "sidecar.istio.io/inject";
-const ISTIO_NAMESPACE: &str = "istio-injection";
+/// Istio's word on a namespace, a label.
+pub(crate) const ISTIO_NAMESPACE: &str = "istio-injection";
 
 #[cfg(test)]
 mod tests {

@@ -1,4 +1,5 @@
-//! A namespace's annotation, copied into its label: webhooks are chosen by labels, and people write annotations.
+//! A namespace's annotation, or Istio's label, copied into our label: webhooks are chosen by labels, and people write
+//! annotations.
 //!
 //! Pure. What was copied is marked with a second annotation, so that it goes when its original goes, while a label that
 //! a person wrote stays.
@@ -7,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proto::names::{INJECT, INJECT_MIRRORED};
 use serde_json::{Value, json};
 
-use crate::decision::is_system;
+use crate::decision::{ISTIO_NAMESPACE, is_system};
 
 /// What is to be changed on a namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +30,14 @@ pub fn change(namespace: &ObjectMeta) -> Option<Change> {
     let annotation = |key: &str| namespace.annotations.as_ref()?.get(key).map(String::as_str);
     let label = namespace.labels.as_ref().and_then(|labels| labels.get(INJECT)).map(String::as_str);
     let mark = annotation(INJECT_MIRRORED);
-    match annotation(INJECT).filter(|value| is_word(value)) {
+    // One that a person wrote counts before Istio's.
+    let has_own = label.is_some() && label != mark;
+    let wanted = match annotation(INJECT) {
+        Some(value) => Some(value).filter(|value| is_word(value)),
+        None if !has_own && asks_as_istio(namespace) => Some("enabled"),
+        None => None,
+    };
+    match wanted {
         Some(wanted) if label != Some(wanted) || mark.is_some_and(|mark| mark != wanted) => {
             Some(Change::Set(wanted.to_owned()))
         }
@@ -89,6 +97,10 @@ impl Change {
     }
 }
 
+fn asks_as_istio(namespace: &ObjectMeta) -> bool {
+    namespace.labels.as_ref().and_then(|labels| labels.get(ISTIO_NAMESPACE)).is_some_and(|value| value == "enabled")
+}
+
 fn is_word(value: &str) -> bool {
     matches!(value, "enabled" | "disabled")
 }
@@ -145,6 +157,23 @@ mod tests {
             assert_eq!(change(&metadata), None, "{metadata:?}");
         }
         assert!(warning(&namespace(Some("yes"), None, None)).unwrap().contains("\"yes\" is neither"));
+    }
+
+    #[test]
+    fn istios_label_counts_where_ours_says_nothing() {
+        let with_istio = |mut metadata: ObjectMeta, value: &str| {
+            metadata.labels.get_or_insert_default().insert("istio-injection".to_owned(), value.to_owned());
+            change(&metadata)
+        };
+        let (on, off) = (Some("enabled"), Some("disabled"));
+        let set = Some(Change::Set("enabled".to_owned()));
+        assert_eq!(with_istio(namespace(None, None, None), "enabled"), set);
+        assert_eq!(with_istio(namespace(None, on, on), "enabled"), None);
+        assert_eq!(with_istio(namespace(None, off, off), "enabled"), set);
+        assert_eq!(with_istio(namespace(None, off, None), "enabled"), None);
+        assert_eq!(with_istio(namespace(off, off, off), "enabled"), None);
+        assert_eq!(with_istio(namespace(None, None, None), "disabled"), None);
+        assert_eq!(with_istio(namespace(None, on, on), "disabled"), Some(Change::Remove { label: true }));
     }
 
     #[test]

@@ -103,7 +103,7 @@ impl Webhook {
     fn injected(&self, question: &Question, pod: &Pod, namespace: &ObjectMeta, injection: Injection) -> Answer {
         self.count(question, |metrics| metrics.injected("asked_for"));
         if !injection.notes.is_empty() {
-            self.tell(question, pod, namespace, ("injected", false), injection.notes.join("; "));
+            self.tell(question, pod, namespace, ("injected", false), &injection.notes.join("; "));
         }
         tracing::debug!(namespace = namespace.name, pod = name(pod), "injected");
         Answer {
@@ -119,13 +119,13 @@ impl Webhook {
         if skipped.is_surprising() {
             let note = format!("not injected into the mesh: {skipped}");
             tracing::info!(namespace = namespace.name, pod = name(pod), reason = skipped.reason(), "{skipped}");
-            answer.warnings.push(note.clone());
-            self.tell(question, pod, namespace, (skipped.reason(), true), note);
+            self.tell(question, pod, namespace, (skipped.reason(), true), &note);
+            answer.warnings.push(note);
         }
         answer
     }
 
-    fn tell(&self, question: &Question, pod: &Pod, namespace: &ObjectMeta, cause: (&'static str, bool), note: String) {
+    fn tell(&self, question: &Question, pod: &Pod, namespace: &ObjectMeta, cause: (&'static str, bool), note: &str) {
         if question.is_dry_run() {
             return;
         }

@@ -276,6 +276,7 @@ impl Mesh {
             log: "info".to_owned(),
             drain_delay_ms: 2000,
             probes: BTreeMap::new(),
+            http_probes: Vec::new(),
         }
     }
 }

@@ -61,6 +61,20 @@ pub struct Bootstrap {
     /// Probes the proxy makes for the kubelet, by the path on the health port that asks for them.
     #[serde(default)]
     pub probes: BTreeMap<String, Probe>,
+    /// Plaintext requests that the kubelet makes of the application itself; they are let through whatever the workload
+    /// demands of its callers, and not counted as anybody's.
+    #[serde(default)]
+    pub http_probes: Vec<HttpProbe>,
+}
+
+/// A request of the kubelet's: GET with exactly this target, over HTTP/1.1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpProbe {
+    /// The application's port.
+    pub port: u16,
+    /// Path and query.
+    pub target: String,
 }
 
 /// A probe of the application that would say nothing, or be refused, if the kubelet's own connection met the proxy.

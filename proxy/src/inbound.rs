@@ -211,6 +211,10 @@ async fn plaintext(
         }
     };
     let (prefix, tcp) = client.into_parts();
+    if is_probe(worker, &prefix, port.address.port()) {
+        Box::pin(http::probe(worker, Prefixed::new(prefix, tcp.into()), caller, &port)).await;
+        return Ok(());
+    }
     if port.mutual_tls() == MutualTls::Strict {
         if matches!(outcome, Outcome::Protocol(detect::Protocol::Http1)) {
             Box::pin(http::refuse(worker, Prefixed::new(prefix, tcp.into()), caller, &port)).await;
@@ -231,6 +235,15 @@ async fn plaintext(
         }
     };
     Box::pin(while_allowed(worker, caller.address, served)).await
+}
+
+/// Whether a connection begins with a request that the kubelet was told to make of this port. Known by exact target, since
+/// the kubelet has no identity: whoever else asks for just this gets just this.
+fn is_probe(worker: &Worker, prefix: &[u8], port: u16) -> bool {
+    worker.shared.config.bootstrap.http_probes.iter().filter(|probe| probe.port == port).any(|probe| {
+        let rest = prefix.strip_prefix(b"GET ").and_then(|rest| rest.strip_prefix(probe.target.as_bytes()));
+        rest.is_some_and(|rest| rest.starts_with(b" HTTP/1.1\r\n"))
+    })
 }
 
 /// Serves plaintext for as long as it may come in: a rule that comes later ends what is open.
@@ -373,3 +386,6 @@ const APP_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const APP_GONE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a connection may wait for its first byte.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+#[cfg(test)]
+mod tests;

@@ -89,7 +89,7 @@ impl Server {
     }
 }
 
-fn question(kind: &str, operation: &str, object: Value) -> Value {
+fn question(kind: &str, operation: &str, object: &Value) -> Value {
     json!({
         "uid": "u-1", "kind": {"group": "", "version": "v1", "kind": kind}, "namespace": "shop",
         "operation": operation, "object": object, "dryRun": false, "ofTheFuture": 1,
@@ -116,11 +116,11 @@ fn patched(mut object: Value, response: &Value) -> Value {
 #[tokio::test]
 async fn pods_are_injected_once() {
     let mut server = server().await;
-    let response = server.review("/mutate/pods", question("Pod", "CREATE", pod())).await;
+    let response = server.review("/mutate/pods", question("Pod", "CREATE", &pod())).await;
     assert_eq!((&response["allowed"], &response["auditAnnotations"]["outcome"]), (&json!(true), &json!("injected")));
     let meshed = patched(pod(), &response);
     assert_eq!(meshed["spec"]["initContainers"][1]["name"], "mesh-proxy");
-    let again = server.review("/mutate/pods", question("Pod", "CREATE", meshed)).await;
+    let again = server.review("/mutate/pods", question("Pod", "CREATE", &meshed)).await;
     assert_eq!((&again["allowed"], again.get("patch")), (&json!(true), None));
     assert_eq!(server.metrics.read("injected", "asked_for"), 1);
     assert_eq!(server.metrics.read("skipped", "already_injected"), 1);
@@ -132,12 +132,12 @@ async fn who_gets_no_proxy_is_told_why_unless_it_is_a_dry_run() {
     let mut server = server().await;
     let mut pod = pod();
     pod["spec"]["containers"][0]["ports"] = json!([{"containerPort": 15006}]);
-    let mut dry = question("Pod", "CREATE", pod.clone());
+    let mut dry = question("Pod", "CREATE", &pod);
     dry["dryRun"] = true.into();
     let response = server.review("/mutate/pods", dry).await;
     assert!(response["warnings"][0].as_str().unwrap().contains("port 15006"), "{response}");
     assert!(server.told.try_recv().is_err());
-    let response = server.review("/mutate/pods", question("Pod", "CREATE", pod)).await;
+    let response = server.review("/mutate/pods", question("Pod", "CREATE", &pod)).await;
     assert_eq!((&response["allowed"], response.get("patch")), (&json!(true), None));
     let told = server.told.try_recv().unwrap();
     assert_eq!(
@@ -177,15 +177,15 @@ async fn odd_questions_get_an_answer_and_never_half_a_pod() {
     let server = server().await;
     let refused = |response: &Value| (response["allowed"] == false).then(|| response["status"]["code"].clone());
     for object in [Value::Null, json!("pod"), json!({"spec": {"containers": 7}}), json!([])] {
-        let response = server.review("/mutate/pods", question("Pod", "CREATE", object.clone())).await;
+        let response = server.review("/mutate/pods", question("Pod", "CREATE", &object)).await;
         assert_eq!((refused(&response), response.get("patch")), (Some(json!(400)), None), "{object}");
     }
     for (kind, operation) in [("Service", "CREATE"), ("Pod", "DELETE"), ("Namespace", "CREATE")] {
-        let response = server.review("/mutate/pods", question(kind, operation, Value::Null)).await;
+        let response = server.review("/mutate/pods", question(kind, operation, &Value::Null)).await;
         assert_eq!((refused(&response), response.get("patch")), (None, None));
         assert!(response["warnings"][0].as_str().unwrap().contains(kind));
     }
-    let mut nowhere = question("Pod", "CREATE", pod());
+    let mut nowhere = question("Pod", "CREATE", &pod());
     nowhere["namespace"] = "elsewhere".into();
     let response = server.review("/mutate/pods", nowhere.clone()).await;
     assert_eq!(refused(&response), Some(json!(503)));
@@ -197,16 +197,16 @@ async fn odd_questions_get_an_answer_and_never_half_a_pod() {
 async fn a_namespaces_label_follows_its_annotation_in_the_same_request() {
     let server = server().await;
     let namespace = json!({"metadata": {"name": "blog", "annotations": {"meshctl.io/inject": "enabled"}}});
-    let response = server.review("/mutate/namespaces", question("Namespace", "UPDATE", namespace.clone())).await;
+    let response = server.review("/mutate/namespaces", question("Namespace", "UPDATE", &namespace)).await;
     let labelled = patched(namespace, &response);
     assert_eq!(labelled["metadata"]["labels"]["meshctl.io/inject"], "enabled");
-    let again = server.review("/mutate/namespaces", question("Namespace", "UPDATE", labelled)).await;
+    let again = server.review("/mutate/namespaces", question("Namespace", "UPDATE", &labelled)).await;
     assert_eq!(again.get("patch"), None);
     let wrong = json!({"metadata": {"name": "blog", "annotations": {"meshctl.io/inject": "yes"}}});
-    let response = server.review("/mutate/namespaces", question("Namespace", "CREATE", wrong)).await;
+    let response = server.review("/mutate/namespaces", question("Namespace", "CREATE", &wrong)).await;
     assert!(response["warnings"][0].as_str().unwrap().contains("neither enabled nor disabled"));
     for object in [Value::Null, json!({"metadata": 7})] {
-        let response = server.review("/mutate/namespaces", question("Namespace", "CREATE", object)).await;
+        let response = server.review("/mutate/namespaces", question("Namespace", "CREATE", &object)).await;
         assert_eq!((&response["allowed"], response.get("patch")), (&json!(true), None));
     }
 }
