@@ -30,7 +30,8 @@ pub struct Picture {
 pub async fn run(transport: &impl Transport, args: &ProxyStatusArgs, format: Format) -> anyhow::Result<()> {
     let proxies = chosen(transport, args.proxy.as_deref()).await?;
     let answers = transport::ask_json::<DiscoveryStatus>(transport, &proxies, "/discovery").await;
-    let pictures: Vec<_> = answers.into_iter().map(|answer| picture(answer, args.stale_after)).collect();
+    let stale_after = args.stale_after.unwrap_or_else(|| transport.stale_after());
+    let pictures: Vec<_> = answers.into_iter().map(|answer| picture(answer, stale_after)).collect();
     output::print(&match format {
         Format::Json => output::json(&pictures),
         Format::Table if args.proxy.is_some() => render(&pictures) + &subscriptions(&pictures),

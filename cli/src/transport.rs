@@ -4,6 +4,7 @@
 //! ([`unix_socket::UnixSockets`]), a cluster by port-forwarding through its API server ([`port_forward::PortForward`]).
 
 use std::future::Future;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
@@ -25,6 +26,9 @@ pub trait Transport: Sync {
     /// What is wrong with the objects the mesh is told to follow, as `file:line: problem`. `None` where this way does not
     /// lead to them.
     fn problems(&self) -> impl Future<Output = Result<Option<Vec<String>>, TransportError>> + Send;
+
+    /// Age of a proxy's picture that nothing need be wrong for: from there on it counts as stale.
+    fn stale_after(&self) -> Duration;
 
     /// What a proxy answers to a GET of `path` on its admin. Other statuses than 200 are errors.
     fn get(&self, proxy: &str, path: &str) -> impl Future<Output = Result<Bytes, TransportError>> + Send;

@@ -1,6 +1,7 @@
 //! What the checks look at, fetched from the API server. Nothing is decided here.
 
 use std::future::Future;
+use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
@@ -17,8 +18,10 @@ use proto::names;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+use crate::exposition;
 use crate::kubernetes::{Cluster, explain};
-use crate::transport::port_forward::{all, is_meshed};
+use crate::transport::TransportError;
+use crate::transport::port_forward::{PortForward, all, is_meshed};
 
 use super::before::{self, Before, Right};
 use super::installed::Installed;
@@ -35,6 +38,17 @@ pub struct Trial {
     pub injected: bool,
     /// How long the API server took, milliseconds.
     pub took_ms: u64,
+}
+
+/// What a replica of the control plane says about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replica {
+    /// Its pod.
+    pub pod: String,
+    /// Why it is not ready, or not to be asked; nothing where it is well.
+    pub unready: Option<String>,
+    /// Milliseconds since its sources were last known to be live, where it has any.
+    pub source_age_ms: Option<u64>,
 }
 
 /// Everything that `check --pre` looks at.
@@ -85,7 +99,10 @@ pub async fn installed(cluster: &Cluster) -> Installed {
         listed::<Pod>(Api::all(client.clone())),
         date_ms(client),
     );
-    let trial = trial(client, namespaces.as_deref().unwrap_or_default()).await;
+    let (trial, replicas) = tokio::join!(
+        trial(client, namespaces.as_deref().unwrap_or_default()),
+        replicas(client, pods.as_deref().unwrap_or_default()),
+    );
     Installed {
         // Leases and certificates are judged by the cluster's clock where it tells the time.
         now_ms: date_ms.unwrap_or_else(|_| crate::now_ms()),
@@ -96,11 +113,40 @@ pub async fn installed(cluster: &Cluster) -> Installed {
         endpoints,
         kinds,
         config,
+        replicas,
         bundles,
         namespaces,
         pods,
         trial,
     }
+}
+
+/// Asks every running pod of the control plane on its health port.
+async fn replicas(client: &Client, pods: &[Pod]) -> Vec<Replica> {
+    let way = PortForward::new(client.clone(), None);
+    let ours = pods.iter().filter(|pod| {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        super::installed::is_component(pod) && phase == Some("Running") && pod.metadata.deletion_timestamp.is_none()
+    });
+    let each = ours.map(|pod| {
+        let (way, name) = (way.clone(), pod.name_any());
+        async move {
+            let address = format!("{}/{name}", names::SYSTEM_NAMESPACE);
+            let port = names::CONTROL_HEALTH_PORT;
+            let unready = match way.get_port(&address, port, "/ready").await {
+                Ok(_) => None,
+                Err(TransportError::Status { body, .. }) => Some(body),
+                Err(error) => Some(error.to_string()),
+            };
+            let metrics = way.get_port(&address, port, "/metrics").await.unwrap_or_default();
+            let text = String::from_utf8_lossy(&metrics).into_owned();
+            let ages = exposition::parse(&text, &[SOURCE_AGE]).unwrap_or_default();
+            let age = ages.first().and_then(|sample| Duration::try_from_secs_f64(sample.value).ok());
+            let source_age_ms = age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+            Replica { pod: name, unready, source_age_ms }
+        }
+    });
+    stream::iter(each).buffered(AT_ONCE).collect().await
 }
 
 async fn said<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Fetched<T> {
@@ -211,5 +257,7 @@ pub(super) fn named<'n>(namespaces: &'n [Namespace], name: &str) -> Option<&'n N
     namespaces.iter().find(|namespace| namespace.name_any() == name)
 }
 
+/// The controller's.
+const SOURCE_AGE: &str = "mesh_controller_source_age_seconds";
 const NODE_LEASES: &str = "kube-node-lease";
 const AT_ONCE: usize = 8;

@@ -255,7 +255,8 @@ fn proxies(pods: &[Pod], lines: &mut Lines) {
         lines.warning("version", text, "restart their workloads when it suits: kubectl rollout restart …");
     }
     if waiting.is_empty() && well > 0 {
-        lines.passed("running", format!("{} of {} running", well, many(well, "proxy").replace("proxys", "proxies")));
+        lines
+            .passed("running", if well == 1 { "the proxy runs".to_owned() } else { format!("all {well} proxies run") });
     }
 }
 

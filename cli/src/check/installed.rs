@@ -14,7 +14,7 @@ use identity::TrustBundle;
 
 use crate::table;
 
-use super::fetch::{Fetched, Trial};
+use super::fetch::{Fetched, Replica, Trial};
 use super::{Lines, Report, injection, many, trust};
 
 /// What was fetched.
@@ -36,6 +36,8 @@ pub struct Installed {
     pub kinds: Vec<(&'static str, Fetched<Option<CustomResourceDefinition>>)>,
     /// What the injector makes pods with.
     pub config: Fetched<Option<ConfigMap>>,
+    /// What every replica says about itself.
+    pub replicas: Vec<Replica>,
     /// Trust bundles of all namespaces.
     pub bundles: Fetched<Vec<ConfigMap>>,
     /// All namespaces.
@@ -55,6 +57,7 @@ pub fn sections(facts: &Installed) -> Vec<Lines> {
     }
     kinds(&facts.kinds, &mut control);
     leases(&facts.leases, facts.now_ms, &mut control);
+    replicas(&facts.replicas, &mut control);
     restarts(facts, &mut control);
 
     let mut identity = Lines::new("identity");
@@ -104,8 +107,10 @@ fn component(name: &str, deployment: &Deployment, pods: &[Pod], lines: &mut Line
     let available = deployment.status.as_ref().and_then(|status| status.available_replicas).unwrap_or(0);
     let image = image(deployment, name).unwrap_or("an unknown image");
     let version = tag(image);
-    let hint =
-        format!("kubectl -n {} describe pod -l app={name}; kubectl -n {0} logs deploy/{name}", names::SYSTEM_NAMESPACE);
+    let hint = format!(
+        "kubectl -n {} describe pod -l app.kubernetes.io/name={name}; kubectl -n {0} logs deploy/{name}",
+        names::SYSTEM_NAMESPACE
+    );
     let why = trouble(name, pods).map(|why| format!(": {why}")).unwrap_or_default();
     if available == 0 {
         lines.failed("deployment", format!("{name}: none of {} is available{why}", many_replicas(wanted)), &hint);
@@ -139,11 +144,16 @@ pub(crate) fn tag(image: &str) -> &str {
     }
 }
 
+/// A pod of the control plane.
+pub(super) fn is_component(pod: &Pod) -> bool {
+    let name = pod.name_any();
+    pod.namespace().as_deref() == Some(names::SYSTEM_NAMESPACE)
+        && COMPONENTS.iter().any(|component| name.strip_prefix(component).is_some_and(|rest| rest.starts_with('-')))
+}
+
 /// Why the first pod of a component that is not ready is not.
 fn trouble(component: &str, pods: &[Pod]) -> Option<String> {
-    let of_component = pods.iter().filter(|pod| {
-        pod.namespace().as_deref() == Some(names::SYSTEM_NAMESPACE) && pod.name_any().starts_with(component)
-    });
+    let of_component = pods.iter().filter(|pod| is_component(pod) && pod.name_any().starts_with(component));
     of_component.filter_map(|pod| Some((pod, pod.status.as_ref()?))).find_map(|(pod, status)| {
         let containers = status.container_statuses.as_deref().unwrap_or_default();
         let waiting =
@@ -227,6 +237,31 @@ fn leases(leases: &Fetched<Vec<Lease>>, now_ms: u64, lines: &mut Lines) {
 
 fn milliseconds(time: Timestamp) -> u64 {
     u64::try_from(time.as_millisecond()).unwrap_or(0)
+}
+
+/// What the replicas say themselves: ready or why not, and whether they still hear from the API server.
+fn replicas(replicas: &[Replica], lines: &mut Lines) {
+    let before = lines.len();
+    for Replica { pod, unready, source_age_ms } in replicas {
+        let hint = format!("kubectl -n {} logs {pod}", names::SYSTEM_NAMESPACE);
+        if let Some(why) = unready {
+            lines.warning("replica", format!("{pod} is not ready: {}", table::one_line(why.trim())), &hint);
+        }
+        if let Some(age) = source_age_ms.filter(|age| *age >= STALE_MS) {
+            let text = format!("{pod} has not heard from the API server for {}", table::span(age));
+            lines.warning("replica", text, &hint);
+        }
+    }
+    let oldest = replicas.iter().filter_map(|replica| replica.source_age_ms).max();
+    if lines.len() == before && !replicas.is_empty() {
+        let heard =
+            oldest.map(|age| format!(", the API server was heard {} ago", table::span(age))).unwrap_or_default();
+        lines.passed("replica", format!("{} and ready{heard}", answering(replicas.len())));
+    }
+}
+
+fn answering(count: usize) -> String {
+    if count == 1 { "1 replica answers".to_owned() } else { format!("{count} replicas answer") }
 }
 
 /// Containers of the control plane that end again and again.
@@ -350,6 +385,8 @@ pub(crate) const COMPONENTS: [&str; 3] = [names::CONTROLLER_ACCOUNT, names::IDEN
 pub const KINDS: [&str; 1] = ["externalworkloads.meshctl.io"];
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const OWN: &str = env!("CARGO_PKG_VERSION");
+/// Twice as long as a watch of the controller waits for anything to happen.
+const STALE_MS: u64 = 45_000;
 const LEASE_GRACE_MS: u64 = 30_000;
 const MANY_RESTARTS: i32 = 3;
 const RECENT_MS: u64 = 3_600_000;

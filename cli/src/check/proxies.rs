@@ -24,12 +24,15 @@ pub struct Answers {
     pub failures: Vec<Answer<Vec<Failure>>>,
     /// What is wrong with the objects the mesh follows, where that is known.
     pub problems: Option<Vec<String>>,
+    /// Age from which a picture is stale, milliseconds.
+    pub stale_ms: u64,
 }
 
 /// Asks every proxy everything, one thing after the other, and several proxies at a time.
 pub async fn gather(transport: &impl Transport) -> Result<Answers, TransportError> {
     let (pods, problems) = (transport.pods().await?, transport.problems().await?);
-    let mut answers = Answers { problems, ..Answers::default() };
+    let stale_ms = u64::try_from(transport.stale_after().as_millis()).unwrap_or(u64::MAX);
+    let mut answers = Answers { problems, stale_ms, ..Answers::default() };
     let asked = pods.iter().filter(|pod| pod.meshed).map(|pod| async {
         let info: Answer<Info> = transport::ask_one(transport, &pod.proxy, "/info").await;
         // Who does not answer at all is not waited for four times.
@@ -88,7 +91,7 @@ fn fill(answers: &Answers, now_ms: u64, checks: &mut Lines) {
     proxies(answers, checks);
     certificates(&answers.identity, now_ms, checks);
     one_bundle(&answers.identity, checks);
-    discovery(&answers.discovery, checks);
+    discovery(&answers.discovery, answers.stale_ms, checks);
     manifests(answers.problems.as_deref(), checks);
     recent_failures(&answers.failures, now_ms, checks);
 }
@@ -176,7 +179,7 @@ fn one_bundle(answers: &[Answer<IdentityStatus>], checks: &mut Lines) {
     }
 }
 
-fn discovery(answers: &[Answer<DiscoveryStatus>], checks: &mut Lines) {
+fn discovery(answers: &[Answer<DiscoveryStatus>], stale_ms: u64, checks: &mut Lines) {
     let known: Vec<_> =
         answers.iter().filter_map(|answer| Some((&answer.proxy, answer.result.as_ref().ok()?))).collect();
     let mut oldest = 0;
@@ -187,7 +190,7 @@ fn discovery(answers: &[Answer<DiscoveryStatus>], checks: &mut Lines) {
         let rejected = status.subscriptions.iter().find_map(|key| Some((&key.key, key.rejected.as_ref()?)));
         if let Some((key, reason)) = rejected {
             checks.failed("discovery", format!("proxy {proxy} rejected a new version of {key}: {reason}"), &hint);
-        } else if status.age_ms >= STALE_MS {
+        } else if status.age_ms >= stale_ms {
             checks.warning(
                 "discovery",
                 format!("picture of {proxy} is {age} old; it works on with what it knows"),
@@ -251,8 +254,6 @@ fn recent_failures(answers: &[Answer<Vec<Failure>>], now_ms: u64, checks: &mut L
     }
 }
 
-/// Three missed heartbeats.
-const STALE_MS: u64 = 3 * proto::names::HEARTBEAT_SECONDS * 1000;
 const RECENT_MS: u64 = 60_000;
 
 #[cfg(test)]

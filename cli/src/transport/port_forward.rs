@@ -37,7 +37,7 @@ impl PortForward {
         Self { client, namespace }
     }
 
-    /// What a program in a pod answers to a GET of `path` on a port. `pod` is `namespace/name`.
+    /// What a program in a pod answers to a GET of `path` on a port, of the control plane for instance. `pod` is `namespace/name`.
     pub async fn get_port(&self, pod: &str, port: u16, path: &str) -> Result<Bytes, TransportError> {
         let Some((namespace, name)) = pod.split_once('/') else {
             return Err(TransportError::Unreachable(format!("{pod:?} is not namespace/name")));
@@ -77,6 +77,12 @@ impl Transport for PortForward {
 
     async fn problems(&self) -> Result<Option<Vec<String>>, TransportError> {
         Ok(None)
+    }
+
+    /// In a cluster where nothing happens the controller hears from the API server when a watch begins anew, every 20 s, or
+    /// 25 s with patience; a heartbeat or two carry that on.
+    fn stale_after(&self) -> Duration {
+        Duration::from_secs(45)
     }
 
     async fn get(&self, proxy: &str, path: &str) -> Result<Bytes, TransportError> {

@@ -53,6 +53,11 @@ impl Transport for UnixSockets {
         Ok(state.manifest_problems)
     }
 
+    /// Three missed heartbeats: a directory is looked at all the time.
+    fn stale_after(&self) -> Duration {
+        Duration::from_secs(3 * proto::names::HEARTBEAT_SECONDS)
+    }
+
     async fn get(&self, proxy: &str, path: &str) -> Result<Bytes, TransportError> {
         if proxy.is_empty() || proxy.contains('/') || proxy.starts_with('.') {
             return Err(TransportError::Unreachable(format!("{proxy:?} is no name of a pod")));

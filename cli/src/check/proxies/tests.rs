@@ -4,6 +4,7 @@ use super::*;
 use crate::check::Outcome;
 
 const NOW: u64 = 1_000_000;
+const STALE_MS: u64 = 15_000;
 
 fn answer<T>(result: T) -> Vec<Answer<T>> {
     vec![Answer { proxy: "web".to_owned(), at: Instant::now(), result: Ok(result) }]
@@ -21,6 +22,7 @@ fn well() -> Answers {
         discovery: answer(discovery),
         failures: answer(Vec::new()),
         problems: Some(Vec::new()),
+        stale_ms: STALE_MS,
     }
 }
 
