@@ -1,4 +1,4 @@
-//! What became of each HTTPRoute, written into its status by the replica that holds the lease.
+//! What became of each HTTPRoute, and of the XMesh, written into their status by the replica that holds the lease.
 //!
 //! One entry of `status.parents` per Service a route names, with the conditions Gateway API defines: `Accepted`,
 //! `ResolvedRefs`, and `PartiallyInvalid` where only some rules can be followed. Entries of other controllers stay as they
@@ -17,7 +17,7 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_stream::StreamExt;
 
 use crate::hub::{Hub, Worlds};
@@ -27,6 +27,7 @@ use crate::kubernetes::{kind, status::conditions::parents};
 use crate::metrics::Metrics;
 
 pub mod conditions;
+pub mod mesh;
 
 /// Keeps status true while `leading`; never returns.
 pub async fn keep(client: Client, hub: Hub, mut leading: watch::Receiver<bool>, metrics: Metrics) {
@@ -44,6 +45,9 @@ pub async fn keep(client: Client, hub: Hub, mut leading: watch::Receiver<bool>, 
 
 /// Returns when the routes have to be read anew.
 async fn keep_as_leader(client: &Client, mut worlds: Worlds, metrics: &Metrics) {
+    let mut ticks = interval(MESH_TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    mesh::write(client).await;
     let kind = kind::<crd::GatewayRoute>();
     while !exists(client, &kind).await.unwrap_or(false) {
         sleep(ABSENT_PAUSE).await;
@@ -73,6 +77,7 @@ async fn keep_as_leader(client: &Client, mut worlds: Worlds, metrics: &Metrics) 
                 worlds.mark_unchanged();
                 due.get_or_insert(Instant::now() + COALESCE);
             }
+            _ = ticks.tick() => mesh::write(client).await,
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 due = None;
                 if !write_all(client, &routes, &worlds, metrics).await {
@@ -104,9 +109,7 @@ async fn write_all(client: &Client, routes: &HashMap<Name, DynamicObject>, world
     let Some(world) = worlds.borrow().clone() else { return true };
     let mut done = true;
     for ((namespace, name), route) in routes {
-        let Some(parents) = parents(route, world.facts(), &Timestamp::now().strftime(RFC3339).to_string()) else {
-            continue;
-        };
+        let Some(parents) = parents(route, world.facts(), &now()) else { continue };
         let patch = patch(route, &parents);
         let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &kind::<crd::GatewayRoute>());
         match api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await {
@@ -125,6 +128,11 @@ async fn write_all(client: &Client, routes: &HashMap<Name, DynamicObject>, world
     done
 }
 
+/// As Kubernetes writes times.
+fn now() -> String {
+    Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
 fn patch(route: &DynamicObject, parents: &[Value]) -> Value {
     json!({
         "metadata": { "resourceVersion": route.resource_version() },
@@ -132,7 +140,8 @@ fn patch(route: &DynamicObject, parents: &[Value]) -> Value {
     })
 }
 
-const RFC3339: &str = "%Y-%m-%dT%H:%M:%SZ";
+/// The XMesh is read this often rather than watched: it hardly ever changes.
+const MESH_TICK: Duration = Duration::from_secs(30);
 const ABSENT_PAUSE: Duration = Duration::from_secs(5);
 const COALESCE: Duration = Duration::from_millis(100);
 const RETRY: Duration = Duration::from_secs(5);

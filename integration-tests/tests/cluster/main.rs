@@ -9,3 +9,4 @@ mod install;
 mod nothing_fails;
 mod pods;
 mod shop;
+mod source;
