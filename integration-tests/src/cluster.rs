@@ -61,6 +61,16 @@ impl Cluster {
         Ok(self.command(&self.meshctl, arguments).output()?)
     }
 
+    /// Runs a line as a user of this cluster would type it.
+    pub fn shell(&self, line: &str) -> anyhow::Result<String> {
+        let folders =
+            [&self.kubectl, &self.meshctl].map(|program| program.parent().unwrap_or(Path::new("/")).to_owned());
+        let own = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::env::join_paths(folders.into_iter().chain(std::env::split_paths(&own)))?;
+        text(&self.command(Path::new("bash"), &["-c", line]).env("PATH", path).output()?)
+            .with_context(|| line.to_owned())
+    }
+
     /// A new namespace, gone with its handle.
     pub fn namespace(&self, name: &str) -> anyhow::Result<Namespace> {
         // Of an earlier run that was killed.

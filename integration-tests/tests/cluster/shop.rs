@@ -15,10 +15,10 @@ impl Shop {
         let namespace = Cluster::running().unwrap().namespace(name).unwrap();
         namespace.apply(&server_manifest("web", replicas)).unwrap();
         namespace.rolled_out().unwrap();
-        namespace.cluster.meshctl(&["install"]).unwrap();
-        namespace.cluster.kubectl(&["annotate", "namespace", name, "meshctl.io/inject=enabled"]).unwrap();
-        namespace.kubectl(&["rollout", "restart", "deployment"]).unwrap();
-        namespace.rolled_out().unwrap();
+        for command in readme_commands() {
+            namespace.cluster.shell(&command.replace("shop", name)).unwrap();
+            namespace.rolled_out().unwrap();
+        }
         let shop = Self { namespace };
         assert!(shop.is_meshed("web"), "{}", shop.namespace.kubectl(&["get", "pods,events"]).unwrap());
         shop
@@ -43,4 +43,13 @@ impl Shop {
         assert!(report.sent >= u64::from(rate * seconds * 9 / 10), "only {} were sent", report.sent);
         report
     }
+}
+
+/// The four commands of README that bring the mesh to the namespace `shop`.
+fn readme_commands() -> Vec<String> {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+    let (_, section) = readme.split_once("\n## On Kubernetes\n\n```shell\n").unwrap();
+    let commands: Vec<String> = section.lines().take_while(|line| *line != "```").map(str::to_owned).collect();
+    assert_eq!(commands.len(), 4, "{commands:?}");
+    commands
 }
