@@ -174,7 +174,7 @@ spec:
     spec:
       restartPolicy: Never
       containers:
-        - {{ name: app, image: \"{TRAFFIC}\", args: {arguments} }}
+        - {{ name: app, image: \"{TRAFFIC}\", args: {arguments}, resources: {SHARE} }}
 "
     )
 }
@@ -204,6 +204,7 @@ spec:
           image: \"{TRAFFIC}\"
           args: [serve, --listen, \"0.0.0.0:8080\", --name, $(POD)]
           env: [{{ name: POD, valueFrom: {{ fieldRef: {{ fieldPath: metadata.name }} }} }}]
+          resources: {SHARE}
           readinessProbe: {{ httpGet: {{ port: 8080, path: \"/?size=1\" }}, periodSeconds: 1 }}
 "
     )
@@ -220,3 +221,5 @@ fn text(output: &Output) -> anyhow::Result<String> {
 
 /// The image of the clients and servers of the tests.
 pub const TRAFFIC: &str = concat!("meshctl.io/test-traffic:", env!("CARGO_PKG_VERSION"));
+/// A share of the processor, so that a busy machine starves proxies and applications alike.
+const SHARE: &str = "{ requests: { cpu: 100m } }";

@@ -27,10 +27,12 @@ impl Shop {
     /// Whether every running pod of an application has a proxy.
     pub(crate) fn is_meshed(&self, app: &str) -> bool {
         let selector = format!("--selector=app={app}");
-        let names =
-            "jsonpath={range .items[?(!@.metadata.deletionTimestamp)]}{.spec.initContainers[*].name}{'\\n'}{end}";
-        let pods = self.namespace.kubectl(&["get", "pods", &selector, "--output", names]).unwrap();
-        !pods.trim().is_empty() && pods.lines().all(|names| names.contains("mesh-proxy"))
+        let pods = self.namespace.kubectl(&["get", "pods", &selector, "--output=json"]).unwrap();
+        let pods: serde_json::Value = serde_json::from_str(&pods).unwrap();
+        let mut staying =
+            pods["items"].as_array().unwrap().iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+        let has_proxy = |pod: &serde_json::Value| pod["spec"]["initContainers"].to_string().contains("mesh-proxy");
+        staying.clone().next().is_some() && staying.all(has_proxy)
     }
 
     /// Sends requests to `web` from a Job in the mesh while something is done; none may fail, and the Job has to end.
