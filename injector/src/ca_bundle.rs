@@ -7,13 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use controller_runtime::health::Readiness;
-use controller_runtime::kubernetes::describe;
+use controller_runtime::kubernetes::{describe, watch_named};
 use futures_util::StreamExt;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use kube::api::{Patch, PatchParams};
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, watch_object};
 use kube::{Api, Client};
 use proto::names;
 use serde_json::{Value, json};
@@ -23,8 +21,7 @@ use tokio::sync::watch;
 pub async fn keep(client: Client, mut bundle: watch::Receiver<Option<Arc<str>>>, readiness: Readiness) {
     readiness.wait_for(CONDITION, "waiting for the trust bundle");
     let api = Api::<MutatingWebhookConfiguration>::all(client);
-    let objects = watch_object(api.clone(), names::WEBHOOK_CONFIGURATION).backoff(watcher::DefaultBackoff::default());
-    let mut objects = std::pin::pin!(objects);
+    let mut objects = std::pin::pin!(watch_named(api.clone(), names::WEBHOOK_CONFIGURATION));
     let (mut current, mut retry, mut failing) = (None, false, false);
     loop {
         tokio::select! {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use controller_runtime::health::Readiness;
-use controller_runtime::kubernetes::{describe, is_conflict, is_not_found};
+use controller_runtime::kubernetes::{describe, is_conflict, is_not_found, watch_config};
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -13,7 +13,7 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{ObjectRef, Store};
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{Event, watcher};
 use kube::{Api, Client};
 
 use crate::mirror;
@@ -61,7 +61,7 @@ pub async fn follow(client: Client, mut known: Writer<PartialObjectMeta<Namespac
     readiness.wait_for(CONDITION, "waiting for the list of namespaces");
     let api = Api::<Namespace>::all(client.clone());
     let all = Api::<PartialObjectMeta<Namespace>>::all(client);
-    let events = watcher(all, watcher::Config::default()).default_backoff();
+    let events = watcher(all, watch_config()).default_backoff();
     let mut events = std::pin::pin!(events);
     let mut failing = false;
     while let Some(event) = events.next().await {
