@@ -90,6 +90,8 @@ pub async fn install(cluster: &Cluster, overrides: Value, way: &Way) -> anyhow::
     let desired = desired(&overrides, &cluster.version.git_version)?;
     preflight::rights(&cluster.client, &desired).await?;
     let mut progress = Progress::new();
+    let deadline = Instant::now() + way.timeout;
+    rollout::namespace_ended(&cluster.client, names::SYSTEM_NAMESPACE, deadline, &mut progress).await?;
     let before = Record::read(&cluster.client).await?;
     let live = apply::live(&cluster.client, desired.iter().map(|object| &object.key)).await?;
     preflight::owner(&live)?;
@@ -98,7 +100,6 @@ pub async fn install(cluster: &Cluster, overrides: Value, way: &Way) -> anyhow::
     let mut after = Record::of(&overrides, &desired);
     let (first, later): (Vec<Object>, Vec<Object>) =
         desired.into_iter().partition(|object| object.key.kind == "Namespace");
-    let deadline = Instant::now() + way.timeout;
     let mut run = Run { cluster, way, deadline, progress, live, report: Report::default() };
     run.apply(first).await?;
     // Before anything is made: whatever comes in between, the next run knows what there may be.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::bail;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Namespace, Pod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Client;
 use kube::api::{Api, ListParams};
@@ -38,6 +38,22 @@ pub async fn kinds(
         .await?;
     }
     Ok(())
+}
+
+/// Waits for the end of a namespace that somebody has deleted: nothing can be made in it, nor another of its name.
+pub async fn namespace_ended(
+    client: &Client,
+    name: &str,
+    deadline: Instant,
+    progress: &mut Progress,
+) -> anyhow::Result<()> {
+    let api: Api<Namespace> = Api::all(client.clone());
+    wait(&format!("namespace {name}"), deadline, progress, || async {
+        let found = api.get_opt(name).await?;
+        let ending = found.is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_some());
+        Ok(ending.then(|| "is still ending from before".to_owned()))
+    })
+    .await
 }
 
 /// Waits until a Deployment of the mesh's namespace runs as it was applied.
