@@ -23,7 +23,7 @@ impl Progress {
             self.frame = (self.frame + 1) % FRAMES.len();
             let shown: String = text.chars().take(WIDTH).collect();
             write(&format!("\r\x1b[K{} {shown}", FRAMES[self.frame]));
-        } else if text != self.last && !text.starts_with("applying ") {
+        } else if text != self.last && !PASSING.iter().any(|start| text.starts_with(start)) {
             write(&format!("  {text}\n"));
         }
         self.last = text;
@@ -58,6 +58,8 @@ fn write(text: &str) {
     std::io::stderr().lock().flush().ok();
 }
 
+/// Over before anybody reads it, and listed at the end.
+const PASSING: [&str; 2] = ["applying ", "deleting "];
 const FRAMES: [char; 4] = ['|', '/', '-', '\\'];
 /// What does not fit on the line would not be cleared.
 const WIDTH: usize = 76;

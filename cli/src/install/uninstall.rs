@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::bail;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use kube::Client;
-use kube::api::{Api, ListParams};
+use kube::api::{Api, ListParams, PartialObjectMeta};
 use proto::names;
 use serde::Serialize;
 use serde_json::Map;
@@ -60,13 +60,18 @@ async fn uninstall(cluster: &Cluster, args: &UninstallArgs) -> anyhow::Result<Re
             delete(client, key, &mut progress, &mut report).await?;
         }
     }
-    for key in made_by_identity(client).await? {
-        progress.wait(&format!("deleting {key}"));
+    for key in left_in_system(client).await? {
         if apply::delete(client, &key).await? {
             report.deleted.push(key.to_string());
         }
     }
     namespace(client, Instant::now() + args.timeout, &mut progress, &mut report).await?;
+    // Last, because an identity that is still ending might write them again.
+    for key in bundles(client).await? {
+        if apply::delete(client, &key).await? {
+            report.deleted.push(key.to_string());
+        }
+    }
     labelled_namespaces(client, &mut report).await?;
     progress.done("the mesh is uninstalled");
     Ok(report)
@@ -98,24 +103,22 @@ async fn delete(client: &Client, key: &Key, progress: &mut Progress, report: &mu
     Ok(())
 }
 
-/// Trust bundles in every namespace, and in ours the issuer and the leases.
-async fn made_by_identity(client: &Client) -> anyhow::Result<Vec<Key>> {
+/// Trust bundles, one in every namespace.
+async fn bundles(client: &Client) -> anyhow::Result<Vec<Key>> {
     let bundles: Api<ConfigMap> = Api::all(client.clone());
     let selector = ListParams::default().labels(&format!("{}={}", apply::MANAGED_BY, names::IDENTITY_ACCOUNT));
     let listed = bundles.list_metadata(&selector).await;
     let listed = listed.map_err(|error| anyhow::anyhow!("ConfigMaps cannot be listed: {}", explain(&error)))?;
-    let key = |api_version: &str, kind: &str, namespace: Option<String>, name: &str| Key {
-        api_version: api_version.to_owned(),
-        kind: kind.to_owned(),
-        namespace,
-        name: name.to_owned(),
+    let key = |bundle: PartialObjectMeta<ConfigMap>| {
+        key("v1", "ConfigMap", bundle.metadata.namespace, &bundle.metadata.name.unwrap_or_default())
     };
-    let mut keys: Vec<Key> = listed
-        .into_iter()
-        .map(|bundle| key("v1", "ConfigMap", bundle.metadata.namespace, &bundle.metadata.name.unwrap_or_default()))
-        .collect();
+    Ok(listed.into_iter().map(key).collect())
+}
+
+/// What programs made in our namespace.
+async fn left_in_system(client: &Client) -> anyhow::Result<Vec<Key>> {
     let system = || Some(names::SYSTEM_NAMESPACE.to_owned());
-    keys.push(key("v1", "ConfigMap", system(), record::NAME));
+    let mut keys = vec![key("v1", "ConfigMap", system(), record::NAME)];
     for lease in [names::CONTROLLER_ACCOUNT, names::IDENTITY_ACCOUNT] {
         keys.push(key("coordination.k8s.io/v1", "Lease", system(), lease));
     }
@@ -123,6 +126,10 @@ async fn made_by_identity(client: &Client) -> anyhow::Result<Vec<Key>> {
         keys.push(key("v1", "Secret", system(), ISSUER));
     }
     Ok(keys)
+}
+
+fn key(api_version: &str, kind: &str, namespace: Option<String>, name: &str) -> Key {
+    Key { api_version: api_version.to_owned(), kind: kind.to_owned(), namespace, name: name.to_owned() }
 }
 
 /// Whether identity made its issuer by itself; one that was brought along is not ours to delete.
@@ -141,12 +148,7 @@ async fn namespace(
     progress: &mut Progress,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let key = Key {
-        api_version: "v1".to_owned(),
-        kind: "Namespace".to_owned(),
-        namespace: None,
-        name: names::SYSTEM_NAMESPACE.to_owned(),
-    };
+    let key = key("v1", "Namespace", None, names::SYSTEM_NAMESPACE);
     let secrets: Api<Secret> = Api::namespaced(client.clone(), names::SYSTEM_NAMESPACE);
     if let Ok(Some(_)) = secrets.get_metadata_opt(ISSUER).await
         && !issuer_is_made(client).await?
@@ -243,12 +245,7 @@ mod tests {
         let keys = keys(None, "v1.34.0").unwrap();
         assert_eq!(keys.first().unwrap().kind, "MutatingWebhookConfiguration");
         assert_eq!(keys.last().unwrap().kind, "Namespace");
-        let old = Key {
-            api_version: "v1".to_owned(),
-            kind: "Service".to_owned(),
-            namespace: Some("mesh-system".to_owned()),
-            name: "of-an-old-version".to_owned(),
-        };
+        let old = key("v1", "Service", Some("mesh-system".to_owned()), "of-an-old-version");
         let mut record = Record::of(&serde_json::Value::Null, &[]);
         record.keys.insert(old.clone());
         assert!(super::keys(Some(&record), "v1.34.0").unwrap().contains(&old));
