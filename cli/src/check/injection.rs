@@ -17,10 +17,11 @@ use super::fetch::{Fetched, named};
 use super::installed::Installed;
 use super::{Lines, before, many, some};
 
-/// Namespaces whose pods are to be injected, sorted.
+/// Namespaces whose pods are to be injected, sorted. One that is being deleted takes no pods any more.
 pub fn opted_in(namespaces: &[Namespace]) -> Vec<String> {
     let mut names: Vec<String> = namespaces
         .iter()
+        .filter(|namespace| namespace.metadata.deletion_timestamp.is_none())
         .filter(|namespace| matches!(decide(&Pod::default(), &namespace.metadata), Decision::Inject(_)))
         .map(kube::ResourceExt::name_any)
         .filter(|name| name != names::SYSTEM_NAMESPACE)

@@ -256,12 +256,12 @@ fn replicas(replicas: &[Replica], lines: &mut Lines) {
     if lines.len() == before && !replicas.is_empty() {
         let heard =
             oldest.map(|age| format!(", the API server was heard {} ago", table::span(age))).unwrap_or_default();
-        lines.passed("replica", format!("{} and ready{heard}", answering(replicas.len())));
+        lines.passed("replica", format!("{} ready{heard}", answering(replicas.len())));
     }
 }
 
 fn answering(count: usize) -> String {
-    if count == 1 { "1 replica answers".to_owned() } else { format!("{count} replicas answer") }
+    if count == 1 { "1 replica answers and is".to_owned() } else { format!("{count} replicas answer and are") }
 }
 
 /// Containers of the control plane that end again and again.

@@ -1,5 +1,7 @@
 //! What the proxies say themselves, and what it means.
 
+use std::collections::BTreeMap;
+
 use futures_util::{StreamExt as _, stream};
 use proto::admin::{DiscoveryStatus, Failure, IdentityStatus, Info};
 use tokio::time::Instant;
@@ -7,7 +9,7 @@ use tokio::time::Instant;
 use crate::table;
 use crate::transport::{self, Answer, Pod, Transport, TransportError};
 
-use super::{Lines, Report, many};
+use super::{Lines, Report, many, some};
 
 /// What all proxies said.
 #[derive(Debug, Clone, Default)]
@@ -164,18 +166,27 @@ fn certificates(answers: &[Answer<IdentityStatus>], now_ms: u64, checks: &mut Li
 }
 
 fn one_bundle(answers: &[Answer<IdentityStatus>], checks: &mut Lines) {
-    let mut bundles: Vec<&str> =
-        answers.iter().filter_map(|answer| Some(answer.result.as_ref().ok()?.bundle.as_str())).collect();
-    bundles.sort_unstable();
-    bundles.dedup();
-    match bundles.len() {
+    let mut bundles: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for answer in answers {
+        if let Ok(status) = &answer.result {
+            bundles.entry(status.bundle.as_str()).or_default().push(answer.proxy.clone());
+        }
+    }
+    let most = bundles.values().map(Vec::len).max().unwrap_or(0);
+    let mut groups: Vec<Vec<String>> = bundles.into_values().collect();
+    match groups.len() {
         0 => {}
-        1 => checks.passed("one-bundle", "all proxies trust the same anchors".to_owned()),
-        more => checks.warning(
-            "one-bundle",
-            format!("proxies trust {more} different sets of anchors; fine while anchors are being rotated"),
-            "meshctl identity",
-        ),
+        1 => checks.passed("one-bundle", "all proxies trust the same anchors"),
+        more => {
+            // Those that differ from most are named; of two halves, one.
+            let of_most = groups.iter().position(|group| group.len() == most).unwrap_or(0);
+            groups.remove(of_most);
+            let text = format!(
+                "proxies trust {more} different sets of anchors, others than most: {}; fine while anchors are being rotated",
+                some(&groups.concat())
+            );
+            checks.warning("one-bundle", text, "meshctl identity; where it stays so, start these pods anew");
+        }
     }
 }
 
@@ -187,17 +198,18 @@ fn discovery(answers: &[Answer<DiscoveryStatus>], stale_ms: u64, checks: &mut Li
     for (proxy, status) in &known {
         let hint = format!("meshctl proxy-status {proxy}");
         let age = table::span(status.age_ms);
+        let why = status.last_error.as_deref().filter(|_| !status.connected);
+        let why = why.map(|error| format!(": {error}")).unwrap_or_default();
         let rejected = status.subscriptions.iter().find_map(|key| Some((&key.key, key.rejected.as_ref()?)));
         if let Some((key, reason)) = rejected {
             checks.failed("discovery", format!("proxy {proxy} rejected a new version of {key}: {reason}"), &hint);
         } else if status.age_ms >= stale_ms {
             checks.warning(
                 "discovery",
-                format!("picture of {proxy} is {age} old; it works on with what it knows"),
+                format!("picture of {proxy} is {age} old; it works on with what it knows{why}"),
                 &hint,
             );
         } else if !status.connected {
-            let why = status.last_error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
             checks.warning("discovery", format!("proxy {proxy} is not connected to a controller{why}"), &hint);
         } else {
             well += 1;

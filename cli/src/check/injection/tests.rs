@@ -4,7 +4,8 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 
 use crate::check::Outcome;
-use crate::check::installed::tests::{config, each, object, pod, well};
+use crate::check::injection::opted_in;
+use crate::check::installed::tests::{config, each, namespace, object, pod, well};
 use crate::check::installed::{Installed, judge};
 
 fn pods(facts: &mut Installed) -> &mut Vec<Pod> {
@@ -164,6 +165,13 @@ fn who_needs_no_proxy_is_left_alone() {
     pods(&mut facts).extend([opted_out, host, done, ending, elsewhere]);
     let report = judge(&facts);
     assert_eq!(report.outcome, Outcome::Passed, "{}", report.render());
+}
+
+#[test]
+fn a_namespace_that_is_being_deleted_is_not_tried() {
+    let mut namespaces = vec![namespace("shop"), namespace("going")];
+    namespaces[1].metadata.deletion_timestamp = pod("p", 0, true).metadata.creation_timestamp;
+    assert_eq!(opted_in(&namespaces), ["shop"]);
 }
 
 #[test]

@@ -104,7 +104,8 @@ fn different_anchors_are_a_warning() {
         answers.identity.push(Answer { proxy: "api".into(), at: Instant::now(), result: Ok(other) });
     });
     assert_eq!(outcome, Outcome::Warning);
-    assert!(text.contains("2 different sets of anchors"), "{text}");
+    assert!(text.contains("2 different sets of anchors, others than most: "), "{text}");
+    assert!(text.contains("start these pods anew"), "{text}");
 }
 
 #[test]
