@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use identity::{
-    CertificateError, KeyAndRequest, LeafCertificate, MeshTls, PeerRefused, PeerRole, SpiffeId, TrustBundle,
+    CertificateError, Fingerprint, KeyAndRequest, LeafCertificate, MeshTls, PeerRefused, PeerRole, SpiffeId,
+    TrustBundle,
 };
 use proto::identity::identity_client::IdentityClient;
 use proto::identity::{CertifyRequest, CertifyResponse};
@@ -71,11 +72,14 @@ impl Certifier {
     /// Obtains and renews. Never returns.
     pub(crate) async fn run(mut self) {
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+        // Mounted anchors that have dropped the root of the newest certificate too: asking again would not help.
+        let mut dropped = None;
         loop {
-            self.sleep_until_due().await;
+            self.sleep_until_due(dropped).await;
             match self.certify().await {
                 Ok(leaf) => {
                     backoff.reset();
+                    dropped = self.trust.has_dropped(&leaf);
                     self.use_from_now(leaf, SystemTime::now(), true);
                 }
                 Err(error) => {
@@ -89,13 +93,16 @@ impl Certifier {
         }
     }
 
-    /// In short steps: a suspended machine's clock jumps.
-    async fn sleep_until_due(&self) {
-        if self.tls.leaf().is_none() {
-            return;
-        }
+    /// In short steps: a suspended machine's clock jumps, and the certificate's root may be dropped by the mesh.
+    async fn sleep_until_due(&self, dropped: Option<Fingerprint>) {
+        let Some(leaf) = self.tls.leaf() else { return };
         let due = Duration::from_millis(self.state.identity().renew_at_ms);
         while let Ok(left) = (SystemTime::UNIX_EPOCH + due).duration_since(SystemTime::now()) {
+            let drops = self.trust.has_dropped(&leaf);
+            if drops.is_some() && drops != dropped {
+                tracing::warn!("the mesh has dropped the root of this certificate; asking for a new one");
+                return;
+            }
             tokio::time::sleep(left.clamp(SHORTEST_STEP, LONGEST_STEP)).await;
         }
     }
@@ -180,7 +187,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
 const FAILED_FOR: Duration = Duration::from_secs(5);
 const SHORTEST_STEP: Duration = Duration::from_millis(10);
-const LONGEST_STEP: Duration = Duration::from_secs(30);
+const LONGEST_STEP: Duration = Duration::from_secs(10);
 /// However short a certificate lives, no more than one per second is asked for.
 const SHORTEST_LIFE: Duration = Duration::from_secs(1);
 const LONGEST_TOKEN: u64 = 64 * 1024;

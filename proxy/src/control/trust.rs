@@ -7,9 +7,9 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use identity::{BundleFile, MeshTls, TrustBundle};
+use identity::{BundleFile, Fingerprint, LeafCertificate, MeshTls, PeerRefused, PeerRole, TrustBundle};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -52,6 +52,16 @@ impl Trust {
         self.put(|sources| sources.authority = Some(Arc::new(bundle)));
     }
 
+    /// The fingerprint of the mounted anchors if none of them vouches for this certificate: its root is gone, not merely
+    /// about to go (anchors stay until the last certificate under them has ended), so peers refuse it.
+    pub(crate) fn has_dropped(&self, leaf: &LeafCertificate) -> Option<Fingerprint> {
+        let file = self.sources.lock().file.clone()?;
+        let fingerprint = file.fingerprint();
+        let alone = MeshTls::new(Some(file));
+        let verified = alone.verify_peer(leaf.chain(), PeerRole::Client, SystemTime::now());
+        (verified == Err(PeerRefused::UnknownAuthority)).then_some(fingerprint)
+    }
+
     /// Follows the file and discovery. Never returns.
     pub(crate) async fn run(self, file: Option<PathBuf>, discovery: Discovery) {
         let mut file = file.map(BundleFile::new);
@@ -74,7 +84,7 @@ impl Trust {
         }
     }
 
-    fn put_file(&self, file: &mut BundleFile) {
+    pub(super) fn put_file(&self, file: &mut BundleFile) {
         match file.poll() {
             Ok(Some(bundle)) => self.put(|sources| sources.file = Some(bundle)),
             Ok(None) => {}
@@ -128,7 +138,6 @@ const POLL: Duration = Duration::from_secs(1);
 mod tests {
     use super::*;
     use identity::Issuer;
-    use std::time::SystemTime;
 
     fn bundle() -> Arc<TrustBundle> {
         let (issuer, _) = Issuer::create(&"cluster.local".parse().unwrap(), SystemTime::now()).unwrap();

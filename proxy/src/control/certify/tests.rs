@@ -111,3 +111,23 @@ async fn a_kept_certificate_that_has_ended_is_not_used() {
     workload.certifier.restore(SystemTime::now());
     assert!(!*workload.certified.borrow());
 }
+
+#[tokio::test]
+async fn a_certificate_whose_root_the_mesh_has_dropped_is_replaced_at_once() {
+    let world = World::new();
+    let authority = world.authority(Duration::from_secs(3600)).await;
+    let Workload { certifier, state, tls, directory, .. } = Workload::new(&world, authority, "good");
+    let now = SystemTime::now();
+    let (former, _) = identity::Issuer::create(&"cluster.local".parse().unwrap(), now).unwrap();
+    let key = KeyAndRequest::new(&certifier.id).unwrap();
+    let issued = former.issue(key.csr(), &certifier.id, Duration::from_secs(3600), now).unwrap();
+    certifier.use_from_now(key.complete(issued.chain).unwrap(), now, false);
+    let file = directory.path().join("bundle.pem");
+    std::fs::write(&file, world.issuer.bundle().to_pem()).unwrap();
+    certifier.trust.put_file(&mut identity::BundleFile::new(file));
+    let trust = certifier.trust.clone();
+    let task = tokio::spawn(certifier.run());
+    until(&state, |status| status.renewals == 1).await;
+    task.abort();
+    assert_eq!(trust.has_dropped(&tls.leaf().unwrap()), None);
+}
