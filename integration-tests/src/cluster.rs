@@ -155,7 +155,7 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         // A failed test leaves its namespace for a look at it; the next run deletes it.
         if !std::thread::panicking() {
-            let _ = self.kubectl(&["delete", "namespace", &self.name, "--wait=false"]);
+            let _ = self.kubectl(&["delete", "namespace", &self.name, "--timeout=60s"]);
         }
     }
 }
