@@ -99,6 +99,11 @@ pub async fn installed(cluster: &Cluster) -> Installed {
         listed::<Pod>(Api::all(client.clone())),
         date_ms(client),
     );
+    // One that is being deleted takes no new pod and no bundle, and needs none.
+    let namespaces = namespaces.map(|mut all| {
+        all.retain(|namespace| namespace.metadata.deletion_timestamp.is_none());
+        all
+    });
     let (trial, replicas) = tokio::join!(
         trial(client, namespaces.as_deref().unwrap_or_default()),
         replicas(client, pods.as_deref().unwrap_or_default()),
