@@ -14,6 +14,7 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 use crate::output::{self, Format};
+use crate::table;
 
 pub mod before;
 pub mod fetch;
@@ -124,7 +125,9 @@ impl Lines {
         self.lines.is_empty()
     }
 
+    /// Proxies and objects of others are quoted here: they must not forge lines, or take over a terminal.
     fn push(&mut self, outcome: Outcome, name: &'static str, text: String, hint: Option<String>) {
+        let (text, hint) = (table::one_line(&text), hint.map(|hint| table::one_line(&hint)));
         self.lines.push(Line { name, section: self.section, outcome, text, hint });
     }
 }

@@ -74,8 +74,11 @@ impl Hub {
         });
     }
 
-    /// A proxy has seen facts up to here: sources that can tell whether they are behind should find out.
+    /// A proxy has seen facts up to here: sources that can tell whether they are behind should find out. Of watches that
+    /// there are none of here nobody can, and whatever a proxy calls one is not remembered.
     pub fn want(&self, mark: &Progress) {
+        let Some(world) = self.shared.world.borrow().clone() else { return };
+        let mark = &mark.of_watches_in(world.progress());
         self.shared.wanted.send_if_modified(|wanted| {
             let further =
                 wanted.is_behind(mark) || mark.positions().keys().any(|key| !wanted.positions().contains_key(key));

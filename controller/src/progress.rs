@@ -33,6 +33,12 @@ impl Progress {
         shared.into_iter().any(|(own, other)| own < other)
     }
 
+    /// The positions of those watches that `other` has too.
+    pub fn of_watches_in(&self, other: &Self) -> Self {
+        let shared = self.positions.iter().filter(|(watch, _)| other.positions.contains_key(*watch));
+        Self { positions: shared.map(|(watch, position)| (watch.clone(), *position)).collect() }
+    }
+
     /// Takes the further position of each watch.
     pub fn advance(&mut self, other: &Self) {
         for (watch, position) in &other.positions {
@@ -75,5 +81,6 @@ mod tests {
         both.advance(&Progress::of("services", 9));
         assert!(both.is_behind(&at(4)) && both.is_behind(&Progress::of("services", 10)) && !both.is_behind(&at(3)));
         assert_eq!(both.to_string(), "directory 3, services 9");
+        assert_eq!(both.of_watches_in(&at(1)).to_string(), "directory 3");
     }
 }

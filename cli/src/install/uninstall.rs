@@ -3,7 +3,15 @@
 use std::time::Duration;
 
 use anyhow::bail;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, LimitRange, Namespace, PersistentVolumeClaim, ResourceQuota, Secret, Service, ServiceAccount,
+};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::rbac::v1::RoleBinding;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kube::api::{Api, ListParams, PartialObjectMeta};
 use proto::names;
@@ -141,7 +149,8 @@ async fn issuer_is_made(client: &Client) -> anyhow::Result<bool> {
     Ok(by.is_some_and(|by| by == names::IDENTITY_ACCOUNT))
 }
 
-/// Deletes our namespace, if we made it and nothing of anybody else's is in it, and waits until it is gone.
+/// Deletes our namespace, if nothing of anybody else's is in it, and waits until it is gone. That it bears our label does not
+/// say that we made it: it may have been there before.
 async fn namespace(
     client: &Client,
     deadline: Instant,
@@ -149,11 +158,10 @@ async fn namespace(
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let key = key("v1", "Namespace", None, names::SYSTEM_NAMESPACE);
-    let secrets: Api<Secret> = Api::namespaced(client.clone(), names::SYSTEM_NAMESPACE);
-    if let Ok(Some(_)) = secrets.get_metadata_opt(ISSUER).await
-        && !issuer_is_made(client).await?
-    {
-        report.kept.push(format!("{key}: it holds Secret {ISSUER}, which mesh-identity did not make"));
+    let left = strangers(client).await?;
+    if let Some(first) = left.first() {
+        let others = if left.len() > 1 { format!(" and {} more", left.len() - 1) } else { String::new() };
+        report.kept.push(format!("{key}: it holds {first}{others}, which the mesh did not make"));
         return Ok(());
     }
     if !apply::delete_ours(client, &key).await? {
@@ -180,6 +188,56 @@ async fn namespace(
     }
     report.deleted.push(key.to_string());
     Ok(())
+}
+
+/// What would go with our namespace, and is neither ours nor Kubernetes' own.
+async fn strangers(client: &Client) -> anyhow::Result<Vec<String>> {
+    let mut found = listed::<Secret>(client).await?;
+    found.extend(listed::<ConfigMap>(client).await?);
+    found.extend(listed::<ServiceAccount>(client).await?);
+    found.extend(listed::<Service>(client).await?);
+    found.extend(listed::<Deployment>(client).await?);
+    found.extend(listed::<StatefulSet>(client).await?);
+    found.extend(listed::<DaemonSet>(client).await?);
+    found.extend(listed::<Job>(client).await?);
+    found.extend(listed::<CronJob>(client).await?);
+    found.extend(listed::<PersistentVolumeClaim>(client).await?);
+    found.extend(listed::<ResourceQuota>(client).await?);
+    found.extend(listed::<LimitRange>(client).await?);
+    found.extend(listed::<NetworkPolicy>(client).await?);
+    found.extend(listed::<RoleBinding>(client).await?);
+    Ok(found)
+}
+
+/// Objects of one kind in our namespace that are somebody else's.
+async fn listed<K>(client: &Client) -> anyhow::Result<Vec<String>>
+where
+    K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), names::SYSTEM_NAMESPACE);
+    let listed = api.list_metadata(&ListParams::default()).await;
+    let listed = listed.map_err(|error| {
+        anyhow::anyhow!("{}s cannot be listed, so the namespace stays: {}", K::kind(&()), explain(&error))
+    })?;
+    Ok(listed
+        .into_iter()
+        .filter(|it| is_strange(&it.metadata))
+        .map(|it| name_of(&K::kind(&()), &it.metadata))
+        .collect())
+}
+
+fn name_of(kind: &str, metadata: &ObjectMeta) -> String {
+    format!("{kind} {}", metadata.name.as_deref().unwrap_or_default())
+}
+
+/// Neither the mesh's, nor what Kubernetes puts into every namespace, nor about to be gone.
+fn is_strange(metadata: &ObjectMeta) -> bool {
+    let name = metadata.name.as_deref().unwrap_or_default();
+    let by = metadata.labels.as_ref().and_then(|labels| labels.get(apply::MANAGED_BY)).map(String::as_str);
+    let is_ours = [Some(apply::MANAGER), Some(names::IDENTITY_ACCOUNT)].contains(&by);
+    let is_of_kubernetes = ["kube-root-ca.crt", "default", names::BUNDLE_CONFIG_MAP].contains(&name);
+    !is_ours && !is_of_kubernetes && metadata.deletion_timestamp.is_none()
 }
 
 /// Their annotations and labels are their owners' words: they stay, and mean nothing until a mesh is installed again.
@@ -249,6 +307,26 @@ mod tests {
         let mut record = Record::of(&serde_json::Value::Null, &[]);
         record.keys.insert(old.clone());
         assert!(super::keys(Some(&record), "v1.34.0").unwrap().contains(&old));
+    }
+
+    #[test]
+    fn only_what_nobody_of_ours_made_keeps_the_namespace() {
+        let metadata = |name: &str, by: Option<&str>| ObjectMeta {
+            name: Some(name.to_owned()),
+            labels: by.map(|by| [(apply::MANAGED_BY.to_owned(), by.to_owned())].into()),
+            ..ObjectMeta::default()
+        };
+        for (name, by) in [
+            ("kube-root-ca.crt", None),
+            ("default", None),
+            ("mesh-controller", Some("meshctl")),
+            ("mesh-issuer", Some("mesh-identity")),
+        ] {
+            assert!(!is_strange(&metadata(name, by)), "{name}");
+        }
+        for (name, by) in [("pull-secret", None), ("mesh-issuer", Some("cert-manager")), ("mesh-issuer", None)] {
+            assert!(is_strange(&metadata(name, by)), "{name} {by:?}");
+        }
     }
 
     #[test]

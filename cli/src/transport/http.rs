@@ -8,6 +8,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{MAX_BODY, TransportError};
+use crate::table;
 
 /// GETs `path` from the HTTP server at the other end. Whoever calls sets a deadline.
 pub(super) async fn get(stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> Result<Bytes, TransportError> {
@@ -27,7 +28,8 @@ pub(super) async fn get(stream: impl AsyncRead + AsyncWrite + Unpin, path: &str)
         if status == StatusCode::OK {
             return Ok(body);
         }
-        let beginning = String::from_utf8_lossy(&body[..body.len().min(200)]).trim().to_owned();
+        // Quoted to people, and whoever answers here may be anybody's program.
+        let beginning = table::one_line(String::from_utf8_lossy(&body[..body.len().min(200)]).trim());
         Err(TransportError::Status { path: path.to_owned(), status: status.as_u16(), body: beginning })
     };
     let (answer, _) = tokio::join!(answer, connection);

@@ -52,25 +52,29 @@ pub(crate) fn of_slices<'f>(
     })
 }
 
-/// A pod we have not heard of yet, or any more, must wait: dialled now it would be dialled in plain.
+/// A pod we have not heard of yet, or any more, must wait: dialled now it would be dialled in plain. So must one that has
+/// another address by now: whoever has the old one is somebody else.
 fn is_usable(facts: &Facts, service: &Service, endpoint: &SliceEndpoint) -> bool {
-    let known = |pod: &String| facts.pod(&service.metadata.namespace, pod).is_some();
+    let has_address = |pod: &Workload| pod.addresses.is_empty() || pod.addresses.contains(&endpoint.address);
+    let known = |pod: &String| facts.pod(&service.metadata.namespace, pod).is_some_and(has_address);
     endpoint.state != EndpointState::Unusable && endpoint.pod.as_ref().is_none_or(known)
 }
 
-/// Whose address it is. The slice's word counts where the pod it names has the address, and only that can tell pods on
-/// one node's network apart; slices that people write name nobody.
+/// Whose address it is. The slice's word counts where it names a pod, and only that can tell pods on one node's network
+/// apart; slices that people write name nobody. An ExternalWorkload says of itself which addresses it has, so it is
+/// believed within its own namespace only.
 pub(crate) fn owner<'f>(
     facts: &'f Facts,
     service: &Service,
     address: SocketAddr,
     written: &SliceEndpoint,
 ) -> Option<&'f Workload> {
-    let named = written.pod.as_ref().and_then(|pod| facts.pod(&service.metadata.namespace, pod));
+    let namespace = &service.metadata.namespace;
+    let believed = |workload: &&Workload| workload.origin == Origin::Pod || workload.metadata.namespace == *namespace;
+    let named = written.pod.as_ref().and_then(|pod| facts.pod(namespace, pod));
     named
-        .filter(|pod| pod.addresses.is_empty() || pod.addresses.contains(&address.ip()))
-        .or_else(|| facts.workload_at(address.ip()))
-        .or_else(|| facts.host_workload_at(address))
+        .or_else(|| facts.workload_at(address.ip()).filter(believed))
+        .or_else(|| facts.host_workload_at(address).filter(believed))
 }
 
 /// Whether the Service's selector picks the workload; an empty selector picks nobody.

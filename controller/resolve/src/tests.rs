@@ -5,7 +5,7 @@ mod cluster;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crd::Parsed;
+use crd::{Object, Parsed};
 use policy::{Endpoints, Outbound, Protocol, ServicePort};
 
 use crate::{Caller, Facts, Mesh, endpoints, inbound, outbound};
@@ -15,12 +15,17 @@ fn mesh() -> Mesh {
 }
 
 fn facts(text: &str) -> Facts {
+    Facts::new(objects(text).into_iter().map(Arc::new))
+}
+
+fn objects(text: &str) -> Vec<Object> {
     let parsed =
         crd::manifest::documents(text).into_iter().flat_map(|document| crd::manifest::parse(document).unwrap());
-    Facts::new(parsed.filter_map(|one| match one {
-        Parsed::Object(object, _) => Some(Arc::new(*object)),
+    let object = |one| match one {
+        Parsed::Object(object, _) => Some(*object),
         Parsed::Ignored { .. } => None,
-    }))
+    };
+    parsed.filter_map(object).collect()
 }
 
 fn service(name: &str, address: &str, rest: &str) -> String {

@@ -326,6 +326,33 @@ fn an_address_belongs_to_the_pod_that_stays() {
 }
 
 #[test]
+fn an_address_that_somebody_else_has_by_now_is_no_endpoint() {
+    let list = format!("ports: [{{name: http, port: 8080}}], endpoints: [{}]", endpoint("10.1.0.1", "a", ""));
+    let moved = facts(vec![
+        service("web", "10.96.0.1", WEB),
+        slice("web-1", "web", &list),
+        pod("a", "10.1.0.9", ""),
+        pod("b", "10.1.0.1", ""),
+    ]);
+    assert!(of(&moved, "web", 80).list.is_empty());
+}
+
+#[test]
+fn an_address_is_not_a_workloads_because_another_namespace_says_so() {
+    let claimed_in = |namespace: &str| {
+        let text = format!(
+            "---\napiVersion: meshctl.io/v1alpha1\nkind: ExternalWorkload\nmetadata: {{name: x, namespace: {namespace}}}\nspec: {{addresses: [10.9.9.9], serviceAccount: x}}\n"
+        );
+        let list = "ports: [{name: http, port: 443}], endpoints: [{addresses: ['10.9.9.9']}]";
+        let mut objects = vec![service("web", "10.96.0.1", WEB), slice("web-1", "web", list)];
+        objects.extend(super::objects(&text));
+        identities(&of(&facts(objects), "web", 80))
+    };
+    assert_eq!(claimed_in("shop"), [true]);
+    assert_eq!(claimed_in("evil"), [false]);
+}
+
+#[test]
 fn zones_come_from_nodes() {
     let text = "{metadata: {name: node-1, labels: {topology.kubernetes.io/zone: eu-1}}}";
     let node: k8s_openapi::api::core::v1::Node = from_yaml(text);
