@@ -127,7 +127,7 @@ impl Lines {
 
     /// Proxies and objects of others are quoted here: they must not forge lines, or take over a terminal.
     fn push(&mut self, outcome: Outcome, name: &'static str, text: String, hint: Option<String>) {
-        let (text, hint) = (table::one_line(&text), hint.map(|hint| table::one_line(&hint)));
+        let (text, hint) = (table::printable(text), hint.map(table::printable));
         self.lines.push(Line { name, section: self.section, outcome, text, hint });
     }
 }

@@ -104,7 +104,7 @@ pub fn one_line(text: &str) -> String {
 }
 
 /// What another program wrote may hold escape sequences that would take over a terminal.
-fn printable(cell: String) -> String {
+pub fn printable(cell: String) -> String {
     if cell.chars().any(char::is_control) {
         return cell.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect();
     }
