@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -21,7 +20,7 @@ use proto::identity::CertifyRequest;
 use proto::identity::identity_client::IdentityClient;
 use proto::names;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, interval, timeout};
+use tokio::time::{Instant, timeout};
 use tonic::transport::{Channel, Server};
 
 use crate::args::ServeArgs;
@@ -60,12 +59,12 @@ pub async fn run(args: ServeArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     let background = [
         tokio::spawn(keeping),
         source.follow(hub.clone(), readiness.clone(), metrics.clone()),
-        tokio::spawn(follow_bundle(tls.clone(), hub.clone())),
-        tokio::spawn(async move {
-            if let Err(error) = health::serve(health, Arc::new(registry), readiness, std::future::pending()).await {
-                tracing::error!(%error, "health and metrics are gone");
-            }
-        }),
+        // What we trust is what proxies are told to trust.
+        tokio::spawn(bundle_source::tell(tls.clone(), BUNDLE_POLL, {
+            let hub = hub.clone();
+            move |bundle| hub.set_bundle(bundle)
+        })),
+        tokio::spawn(health::keep(health, registry, readiness)),
     ];
 
     let config = ServeConfig {
@@ -193,21 +192,6 @@ async fn certify(channel: Channel, csr: Vec<u8>, token: String) -> Result<Certif
     let request = CertifyRequest { csr: csr.into(), token };
     let response = IdentityClient::new(channel).certify(request).await?.into_inner();
     Ok(Certified { chain: response.chain.into_iter().map(Into::into).collect(), bundle: response.bundle })
-}
-
-/// What we trust is what proxies are told to trust.
-async fn follow_bundle(tls: MeshTls, hub: Hub) {
-    let mut ticks = interval(BUNDLE_POLL);
-    let mut told = None;
-    loop {
-        ticks.tick().await;
-        let bundle = tls.bundle();
-        let fingerprint = bundle.as_ref().map(|bundle| bundle.fingerprint());
-        if told != fingerprint {
-            told = fingerprint;
-            hub.set_bundle(bundle.map(|bundle| bundle.to_pem().into()));
-        }
-    }
 }
 
 fn host_name() -> String {

@@ -54,11 +54,11 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     let background = [
         tokio::spawn(certificate::keep(certificate, tls.clone(), readiness.clone(), certificates, certify)),
         tokio::spawn(follow_config(args.config.clone(), text, config_sender)),
-        tokio::spawn(follow_bundle(tls.clone(), bundle_sender)),
+        tokio::spawn(bundle_source::tell(tls.clone(), POLL, move |bundle| drop(bundle_sender.send_replace(bundle)))),
         tokio::spawn(namespaces::follow(client.clone(), known_writer, readiness.clone())),
         tokio::spawn(ca_bundle::keep(client.clone(), bundle, readiness.clone())),
         tokio::spawn(events::publish(client, queue)),
-        tokio::spawn(serve_health(health, registry, readiness.clone())),
+        tokio::spawn(health::keep(health, registry, readiness.clone())),
     ];
     tracing::info!(address = %args.listen, health = %args.health_listen, version = env!("CARGO_PKG_VERSION"), "serving webhooks");
     let stopping = spread(shutdown, readiness);
@@ -132,27 +132,6 @@ async fn follow_config(path: PathBuf, mut last: String, config: watch::Sender<Ar
             Err(error) => tracing::error!(%error, "keeping the configuration of before"),
         }
         last = text;
-    }
-}
-
-/// The bundle in force, as text for pods and webhooks.
-async fn follow_bundle(tls: MeshTls, text: watch::Sender<Option<Arc<str>>>) {
-    let mut ticks = tokio::time::interval(POLL);
-    let mut told = None;
-    loop {
-        ticks.tick().await;
-        let bundle = tls.bundle();
-        let fingerprint = bundle.as_ref().map(|bundle| bundle.fingerprint());
-        if told != fingerprint {
-            told = fingerprint;
-            text.send_replace(bundle.map(|bundle| bundle.to_pem().into()));
-        }
-    }
-}
-
-async fn serve_health(listener: tokio::net::TcpListener, registry: Registry, readiness: Readiness) {
-    if let Err(error) = health::serve(listener, Arc::new(registry), readiness, std::future::pending()).await {
-        tracing::error!(%error, "health and metrics are gone");
     }
 }
 

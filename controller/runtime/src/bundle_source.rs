@@ -8,13 +8,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use identity::{BundleError, BundleFile, TrustBundle};
+use identity::{BundleError, BundleFile, MeshTls, TrustBundle};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Client};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 
 use crate::kubernetes::{describe_chain, watch_named};
+
+/// Tells of the bundle in force (PEM) whenever it is another, looking each time `every` has passed; never returns.
+pub async fn tell(tls: MeshTls, every: Duration, mut told: impl FnMut(Option<Arc<str>>)) {
+    let mut ticks = interval(every);
+    let mut before = None;
+    loop {
+        ticks.tick().await;
+        let bundle = tls.bundle();
+        let fingerprint = bundle.as_ref().map(|bundle| bundle.fingerprint());
+        if before != fingerprint {
+            before = fingerprint;
+            told(bundle.map(|bundle| bundle.to_pem().into()));
+        }
+    }
+}
 
 /// Where the bundle comes from.
 #[derive(Debug, Clone)]

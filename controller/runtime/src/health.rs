@@ -56,6 +56,13 @@ impl Readiness {
     }
 }
 
+/// Serves health and metrics for as long as the program lives; should that end, it is said.
+pub async fn keep(listener: TcpListener, registry: Registry, readiness: Readiness) {
+    if let Err(error) = serve(listener, Arc::new(registry), readiness, std::future::pending()).await {
+        tracing::error!(%error, "health and metrics are gone");
+    }
+}
+
 /// Serves health and metrics until `shutdown`.
 pub async fn serve(
     listener: TcpListener,

@@ -99,12 +99,7 @@ impl Server {
         }
         let (readiness, mut tasks) = (Readiness::new(), JoinSet::new());
         // Before all else: what we wait for below is told there.
-        let health = health::serve(health_listener, Arc::new(registry), readiness.clone(), std::future::pending());
-        tasks.spawn(async {
-            if let Err(error) = health.await {
-                tracing::error!(%error, "health and metrics are gone");
-            }
-        });
+        tasks.spawn(health::keep(health_listener, registry, readiness.clone()));
         let (custody, election) = open_place(&config, &readiness, &metrics, &mut tasks).await?;
         let names = dns_names(&config.id, &config.trust_domain, config.id.namespace());
         let authority = Authority::open(

@@ -5,7 +5,7 @@
 //! what the kubelet does (`pkg/probe` of Kubernetes), on the address and port it would use.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -17,6 +17,7 @@ use prost::Message as _;
 use proto::Bootstrap;
 use proto::bootstrap::{Probe, ProbeCheck};
 use rustls::ClientConfig;
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs;
 use rustls::{DigitallySignedStruct, SignatureScheme};
@@ -66,7 +67,7 @@ async fn https(
     agent: Option<&HeaderValue>,
 ) -> Result<(), String> {
     let name = ServerName::IpAddress(address.ip().into());
-    let tls = TlsConnector::from(anybody()).connect(name, tcp).await;
+    let tls = TlsConnector::from(Arc::clone(&ANYBODY)).connect(name, tcp).await;
     let tls = tls.map_err(|error| format!("{address} does not speak TLS: {error}"))?;
     let request = request(address, path, headers, agent)?;
     let failed = |error: hyper::Error| format!("{address} does not answer HTTPS: {error}");
@@ -182,15 +183,20 @@ struct HealthCheckResponse {
     status: i32,
 }
 
+/// Made for the first HTTPS probe, and shared by all.
+static ANYBODY: LazyLock<Arc<ClientConfig>> = LazyLock::new(anybody);
+
 /// TLS 1.2 or 1.3 with a server that may be anybody: a probe asks whether it answers, not who it is.
 fn anybody() -> Arc<ClientConfig> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+    let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .expect("the provider has suites for every version")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
         .with_no_client_auth();
+    // Each probe asks for all of it, as the kubelet's would.
+    config.resumption = Resumption::disabled();
     Arc::new(config)
 }
 
