@@ -1,6 +1,6 @@
 //! The command line of mesh-controller.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -42,10 +42,10 @@ pub struct ServeArgs {
     #[arg(long, env = "MESH_DIRECTORY")]
     pub directory: Option<PathBuf>,
     /// Where proxies connect to, with mesh TLS.
-    #[arg(long, default_value_t = SocketAddr::from(([0, 0, 0, 0], names::CONTROLLER_PORT)), value_name = "ADDRESS:PORT")]
+    #[arg(long, default_value_t = any_address(names::CONTROLLER_PORT), value_name = "ADDRESS:PORT")]
     pub listen: SocketAddr,
     /// Where /live, /ready and /metrics are, in plain HTTP.
-    #[arg(long, default_value_t = SocketAddr::from(([0, 0, 0, 0], names::CONTROL_HEALTH_PORT)), value_name = "ADDRESS:PORT")]
+    #[arg(long, default_value_t = any_address(names::CONTROL_HEALTH_PORT), value_name = "ADDRESS:PORT")]
     pub health_listen: SocketAddr,
     /// Trust domain of the mesh; only proxies of it are served.
     #[arg(long, default_value = names::TRUST_DOMAIN)]
@@ -92,6 +92,11 @@ pub struct ServeArgs {
     pub logs: LogArgs,
 }
 
+/// Of both families: which one pods are reached by first is the cluster's business.
+fn any_address(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))
+}
+
 fn parse_stream_life(text: &str) -> Result<Duration, String> {
     let life = duration::parse(text)?;
     if life.is_zero() { Err("a stream lives for 1s or longer".to_owned()) } else { Ok(life) }
@@ -105,7 +110,8 @@ mod tests {
     fn defaults_and_subcommands() {
         let line = ["mesh-controller", "--directory", "d", "--token-file", "t", "--bundle-file", "b"];
         let serve = Cli::try_parse_from(line).unwrap().serve;
-        assert_eq!(serve.listen.port(), 8443);
+        assert_eq!(serve.listen, "[::]:8443".parse().unwrap());
+        assert_eq!(serve.health_listen, "[::]:9090".parse().unwrap());
         assert_eq!(serve.cluster_networks.len(), 5);
         let cli = Cli::try_parse_from(["mesh-controller", "check", "d"]).unwrap();
         assert!(cli.command.is_some());

@@ -166,6 +166,13 @@ impl Mesh {
         Ok(())
     }
 
+    /// Sum of a metric's series at a controller.
+    pub fn controller_metric(&self, number: usize, name: &str) -> anyhow::Result<f64> {
+        let port = CONTROLLER_HEALTH_PORT + CONTROLLER_STEP * u16::try_from(number)?;
+        let url = format!("http://{}:{port}/metrics", network::GATEWAY);
+        Ok(admin::sum(&self.node.namespace().run("curl", &["-sf", &url])?, name, &[]))
+    }
+
     /// Makes a pod in the mesh: writes its workload for every controller, starts its proxy, waits until that is ready.
     pub fn pod(&mut self, name: &str, app: &str) -> anyhow::Result<Pod> {
         let mut pod = self.bare_pod(name, app)?;

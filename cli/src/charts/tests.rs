@@ -135,6 +135,20 @@ fn pods_that_did_not_opt_in_are_never_sent_to_us() {
 }
 
 #[test]
+fn proxies_see_every_replica_and_the_api_server_one_address() {
+    let objects = render(&json!({}));
+    for program in ["mesh-controller", "mesh-identity"] {
+        let service = &find(&objects, "Service", program)["spec"];
+        assert_eq!(service["clusterIP"], "None");
+        // Without an address in between, the port dialled is the pod's.
+        let deployment = find(&objects, "Deployment", program);
+        let ports = &deployment["spec"]["template"]["spec"]["containers"][0]["ports"];
+        assert_eq!(service["ports"][0]["port"], ports[0]["containerPort"]);
+    }
+    assert!(find(&objects, "Service", "mesh-injector")["spec"]["clusterIP"].is_null());
+}
+
+#[test]
 fn high_availability() {
     let objects = render(&values::read("ha", HA_VALUES).unwrap());
     for program in ["mesh-controller", "mesh-identity", "mesh-injector"] {

@@ -5,6 +5,7 @@
 //! can go wrong is logged once per attempt, shown by `/ready`, and tried again; a certificate in use goes on meanwhile.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -18,6 +19,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use rand::seq::SliceRandom as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -250,8 +252,23 @@ async fn connect(addresses: &[String], tls: &MeshTls, id: &SpiffeId) -> Result<C
     Err(RenewError::Connect { addresses: addresses.join(", "), source: describe_chain(last.as_ref()).into() })
 }
 
+/// Behind one name may be several replicas: tried in any order, so that one that is broken is not always the first.
 async fn dial(address: &str, endpoint: &EndpointTls) -> std::io::Result<TlsStream<TcpStream>> {
-    let stream = TcpStream::connect(address).await?;
+    let mut replicas: Vec<SocketAddr> = tokio::net::lookup_host(address).await?.collect();
+    replicas.shuffle(&mut rand::rng());
+    let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, format!("{address} does not resolve"));
+    for replica in replicas {
+        match tokio::time::timeout(REPLICA_TIMEOUT, dial_replica(replica, endpoint)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = std::io::Error::new(std::io::ErrorKind::TimedOut, format!("{replica} does not answer")),
+        }
+    }
+    Err(last)
+}
+
+async fn dial_replica(replica: SocketAddr, endpoint: &EndpointTls) -> std::io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(replica).await?;
     let name = ServerName::try_from("mesh-identity").expect("a valid DNS name");
     let stream = TlsConnector::from(endpoint.config()).connect(name, stream).await?;
     endpoint.verify(stream.get_ref().1.peer_certificates()).map_err(std::io::Error::other)?;
@@ -297,6 +314,8 @@ const CONDITION: &str = "certificate";
 const NO_BUNDLE: &str =
     "there is no trust bundle yet: mesh-identity writes it, into the file of --bundle-file or a ConfigMap";
 const POLL: Duration = Duration::from_secs(1);
+/// Leaves time for the next replica within [`CALL_TIMEOUT`].
+const REPLICA_TIMEOUT: Duration = Duration::from_secs(3);
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(30);

@@ -93,6 +93,36 @@ fn a_controller_frozen_in_the_past_brings_no_endpoint_back() {
     eventually(Duration::from_secs(40), current).unwrap();
 }
 
+#[test]
+fn a_controller_whose_sources_are_stale_is_left_for_another() {
+    let mut shop = Shop::open(Settings { controllers: 2, ..Settings::default() }, 2);
+    let pods = |shop: &Shop| [0, 1].map(|number| streams_of(shop, number));
+    eventually(Duration::from_secs(10), || pods(&shop).iter().sum::<f64>() == 3.0).unwrap();
+    // The first controller is cut off from what it reads.
+    let (directory, away) = (shop.mesh.manifests(0), shop.mesh.path().join("away"));
+    std::fs::rename(&directory, &away).unwrap();
+    let load = shop.load(100);
+    // A proxy that comes to it now learns at once that it is stale, and one that has been there all the while as well.
+    shop.mesh.controllers[1].take().unwrap().kill().unwrap();
+    eventually(Duration::from_secs(30), || streams_of(&shop, 0) == 3.0).expect("everybody is at the first");
+    shop.mesh.start_controller(1).unwrap();
+    let left = eventually(Duration::from_secs(60), || pods(&shop) == [0.0, 3.0]);
+    left.unwrap_or_else(|_| panic!("{:?}; {:?}", pods(&shop), discovery(&shop.client)));
+    let fresh = |pod: &Pod| discovery(pod).age_ms < 10_000;
+    let all = || fresh(&shop.client) && shop.backends.iter().all(|backend| fresh(&backend.pod));
+    eventually(Duration::from_secs(20), all).expect("nobody has a stale picture");
+    // Nobody goes back to what the first still believes in.
+    remove_workload(&shop.mesh.manifests(1), "web-2").unwrap();
+    eventually(Duration::from_secs(20), || only_first_serves(&shop)).unwrap();
+    shop.none_failed(load, 1000);
+    std::fs::rename(&away, &directory).unwrap();
+}
+
+/// Streams that are open at a controller; none where it does not run.
+fn streams_of(shop: &Shop, number: usize) -> f64 {
+    shop.mesh.controller_metric(number, "mesh_controller_streams_open").unwrap_or(0.0)
+}
+
 fn only_first_serves(shop: &Shop) -> bool {
     let url = format!("http://{WEB}/");
     (0..10).all(|_| {

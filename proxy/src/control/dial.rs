@@ -33,6 +33,8 @@ pub(crate) struct Manners {
     pub(crate) not_before: Instant,
     /// It failed or was stale: others first until then.
     pub(crate) others_first: Instant,
+    /// How often in a row it was behind or stale.
+    pub(crate) disappointments: u32,
 }
 
 /// What to do next.
@@ -116,6 +118,19 @@ impl Dialer {
         self.manners_of(address).others_first = Instant::now() + time;
     }
 
+    /// It was behind or stale. Where every replica is, proxies wander from one to the next, ever more slowly.
+    pub(crate) fn disappointed_by(&mut self, address: SocketAddr) {
+        let manners = self.manners_of(address);
+        let time = DISAPPOINTED_FOR.saturating_mul(1 << manners.disappointments.min(4));
+        manners.disappointments += 1;
+        manners.others_first = Instant::now() + time;
+    }
+
+    /// It is as good as can be.
+    pub(crate) fn content_with(&mut self, address: SocketAddr) {
+        self.manners.remove(&address);
+    }
+
     /// Does not dial `address` for `time`.
     pub(crate) fn stay_away(&mut self, address: SocketAddr, time: Duration) {
         self.manners_of(address).not_before = Instant::now() + time.min(LONGEST_STAY_AWAY);
@@ -132,7 +147,7 @@ impl Dialer {
 
     fn manners_of(&mut self, address: SocketAddr) -> &mut Manners {
         let now = Instant::now();
-        self.manners.entry(address).or_insert(Manners { not_before: now, others_first: now })
+        self.manners.entry(address).or_insert(Manners::good(now))
     }
 
     /// Every address behind every name: with a headless Service that is every replica.
@@ -175,13 +190,18 @@ impl Dialer {
     }
 }
 
+impl Manners {
+    fn good(now: Instant) -> Self {
+        Self { not_before: now, others_first: now, disappointments: 0 }
+    }
+}
+
 /// At random among those who have not disappointed lately; if all have, the one who did so longest ago.
 fn choose(candidates: &[SocketAddr], manners: &HashMap<SocketAddr, Manners>, now: Instant, random: u64) -> Choice {
     if candidates.is_empty() {
         return Choice::Nobody;
     }
-    let of =
-        |address: &SocketAddr| manners.get(address).copied().unwrap_or(Manners { not_before: now, others_first: now });
+    let of = |address: &SocketAddr| manners.get(address).copied().unwrap_or(Manners::good(now));
     let allowed: Vec<_> = candidates.iter().filter(|address| of(address).not_before <= now).collect();
     let good: Vec<_> = allowed.iter().filter(|address| of(address).others_first <= now).collect();
     if !good.is_empty() {
@@ -199,6 +219,8 @@ const RESOLVE: Duration = Duration::from_secs(5);
 /// Until the head of an answer; a stream may live longer.
 const UNARY: Duration = Duration::from_secs(10);
 const LONGEST_STAY_AWAY: Duration = Duration::from_secs(300);
+/// At first; twice as long each time after, up to sixteen times.
+const DISAPPOINTED_FOR: Duration = Duration::from_secs(60);
 const MOST_ADDRESSES: usize = 64;
 
 #[cfg(test)]
@@ -214,14 +236,44 @@ mod tests {
         let all = [a, b, c];
         assert_eq!(choose(&[], &manners, now, 0), Choice::Nobody);
         assert_eq!([0, 1, 2, 3].map(|random| choose(&all, &manners, now, random)), [a, b, c, a].map(Choice::Dial));
-        manners.insert(a, Manners { not_before: now, others_first: later(9) });
-        manners.insert(b, Manners { not_before: now, others_first: later(5) });
+        manners.insert(a, Manners { others_first: later(9), ..Manners::good(now) });
+        manners.insert(b, Manners { others_first: later(5), ..Manners::good(now) });
         assert_eq!([0, 1].map(|random| choose(&all, &manners, now, random)), [c, c].map(Choice::Dial));
-        manners.insert(c, Manners { not_before: later(7), others_first: now });
+        manners.insert(c, Manners { not_before: later(7), ..Manners::good(now) });
         assert_eq!(choose(&all, &manners, now, 0), Choice::Dial(b));
         for address in all {
-            manners.insert(address, Manners { not_before: later(u64::from(address.port())), others_first: now });
+            manners.insert(address, Manners { not_before: later(u64::from(address.port())), ..Manners::good(now) });
         }
         assert_eq!(choose(&all, &manners, now, 0), Choice::WaitUntil(later(1)));
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_stale_replica_is_left_for_longer_each_time_and_gone_back_to_evenly() {
+        let world = crate::control::fake::World::new();
+        let [a, b] = [1, 2].map(|host| SocketAddr::from(([127, 0, 0, host], 8443)));
+        let mut dialer =
+            world.dialer(&world.tls(crate::control::fake::WORKLOAD), &[a, b], crate::control::fake::CONTROLLER);
+        let shares = |dialer: &Dialer| {
+            let chosen = (0..100).map(|random| choose(&[a, b], &dialer.manners, Instant::now(), random));
+            chosen.filter(|choice| *choice == Choice::Dial(a)).count()
+        };
+        assert_eq!(shares(&dialer), 50);
+        let seconds = |seconds| tokio::time::advance(Duration::from_secs(seconds));
+        dialer.disappointed_by(a);
+        assert!(dialer.has_better_than(a).await);
+        // The other is no better, but the first has been left just now.
+        assert!(!dialer.has_better_than(b).await);
+        assert_eq!(shares(&dialer), 0);
+        seconds(60).await;
+        assert!(dialer.has_better_than(b).await);
+        assert_eq!(shares(&dialer), 50, "back evenly");
+        dialer.disappointed_by(a);
+        seconds(60).await;
+        assert_eq!(shares(&dialer), 0, "twice as long");
+        seconds(60).await;
+        assert_eq!(shares(&dialer), 50);
+        dialer.content_with(a);
+        dialer.disappointed_by(a);
+        seconds(60).await;
+        assert_eq!(shares(&dialer), 50, "it had been well in between");
     }
 }

@@ -98,7 +98,7 @@ impl StreamClient {
             match ended {
                 Ended::Goodbye { address, retry_after, .. } => self.dialer.stay_away(address, retry_after),
                 Ended::Behind { address, .. } | Ended::Stale { address, .. } => {
-                    self.dialer.others_first(address, DISAPPOINTED_FOR);
+                    self.dialer.disappointed_by(address);
                 }
                 Ended::Closed(address) | Ended::Status { address, .. } | Ended::Silent { address, .. } => {
                     self.dialer.others_first(address, FAILED_FOR);
@@ -163,7 +163,7 @@ struct OneStream<'c> {
     floor: Progress,
     outgoing: UnboundedSender<DiscoverRequest>,
     responses: Streaming<DiscoverResponse>,
-    client: &'c StreamClient,
+    client: &'c mut StreamClient,
     backoff: &'c mut Backoff,
     behind_since: &'c mut Option<Instant>,
 }
@@ -257,8 +257,12 @@ impl OneStream<'_> {
         let age = Duration::from_millis(heartbeat.watch_age_ms);
         self.client.discovery.store().advance(&as_of);
         self.client.state.heartbeat(&heartbeat.controller, as_of, age);
-        let stale = age >= STALE && self.client.dialer.has_better_than(address).await;
-        stale.then_some(Ended::Stale { address, age })
+        if age < STALE {
+            self.client.dialer.content_with(address);
+            return None;
+        }
+        let leave = self.client.dialer.has_better_than(address).await;
+        leave.then_some(Ended::Stale { address, age })
     }
 }
 
@@ -276,7 +280,6 @@ pub(crate) const SILENCE: Duration = Duration::from_secs(3 * names::HEARTBEAT_SE
 const STALE: Duration = Duration::from_secs(30);
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 const FAILED_FOR: Duration = Duration::from_secs(5);
-const DISAPPOINTED_FOR: Duration = Duration::from_secs(60);
 const MARK_PATIENCE: Duration = Duration::from_secs(600);
 /// A Service with tens of thousands of endpoints.
 const MAX_MESSAGE: usize = 16 * 1024 * 1024;
