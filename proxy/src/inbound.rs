@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use crate::Error;
 use crate::control::Known;
 use crate::detect::{self, Outcome, detect, detect_into};
+use crate::net::pacing::do_not_pace;
 use crate::net::prefixed::Prefixed;
 use crate::outbound::SILENCE;
 use crate::race::{First, ServerSpeaks, first, server_speaks, spoken};
@@ -376,7 +377,10 @@ pub async fn dial_app(worker: &Worker, address: SocketAddr) -> Result<Stream, Er
         address
     };
     match upstream::connect(app, bootstrap.socket_mark, APP_CONNECT_TIMEOUT).await {
-        Ok(tcp) => Ok(tcp.into()),
+        Ok(tcp) => {
+            do_not_pace(&tcp);
+            Ok(tcp.into())
+        }
         Err(Error::ConnectRefused(_)) => Err(Error::AppRefused(address)),
         Err(error) => Err(error),
     }

@@ -4,5 +4,6 @@ pub mod copy;
 pub mod keepalive;
 pub mod listen;
 pub mod orig_dst;
+pub mod pacing;
 pub mod prefixed;
 pub mod read_ahead;

@@ -29,6 +29,7 @@ use crate::drain::{Drain, Phase};
 use crate::http::client::Client;
 use crate::net::keepalive::keep_alive;
 use crate::net::orig_dst::{OriginalDestination, normal};
+use crate::net::pacing::do_not_pace;
 use crate::outbound::plan::Plan;
 use crate::outbound::verdicts::Verdicts;
 use crate::stream::reset_on_drop;
@@ -323,6 +324,7 @@ async fn serve(worker: &Rc<Worker>, direction: Direction, tcp: TcpStream, client
         }
     };
     if direction == Direction::Outbound {
+        do_not_pace(&tcp);
         return outbound::serve(worker, tcp, destination).await;
     }
     match worker.shared.refuse_others_address(destination) {

@@ -38,6 +38,9 @@ impl Namespace {
         ensure!(line == "\n", "a network namespace cannot be made; these tests need root");
         let namespace = Self { holder };
         namespace.run("ip", &["link", "set", "lo", "up"])?;
+        let control = std::env::var("MESH_CONGESTION_CONTROL").unwrap_or_else(|_| CONGESTION_CONTROL.to_owned());
+        let choose = format!("echo {control} > /proc/sys/net/ipv4/tcp_congestion_control");
+        namespace.run("sh", &["-c", &choose]).context("choosing the congestion control of TCP")?;
         Ok(namespace)
     }
 
@@ -123,6 +126,8 @@ pub fn pod_addresses(number: u8) -> [IpAddr; 2] {
     [Ipv4Addr::new(10, 244, 1, number).into(), v6.into()]
 }
 
+/// Linux's default, whatever this machine prefers, so that figures mean the same everywhere (`MESH_CONGESTION_CONTROL` chooses another).
+const CONGESTION_CONTROL: &str = "cubic";
 /// Without one of its own a bridge takes the lowest of its ports', so that a pod that is added later may change it under everybody.
 const BRIDGE_MAC: &str = "02:00:00:00:00:01";
 /// The node, as pods see it.
