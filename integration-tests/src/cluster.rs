@@ -120,9 +120,15 @@ impl Namespace {
 
     /// Starts a Job that sends requests at a fixed rate for some seconds, and waits until it has begun.
     pub fn start_load(&self, job: &str, service: &str, rate: u32, seconds: u32) -> anyhow::Result<()> {
-        let arguments =
-            format!("[load, --target, '{service}', --host, '{service}', --rate={rate}, --seconds={seconds}]");
-        self.apply(&job_manifest(job, &arguments))?;
+        self.start_job(
+            job,
+            &format!("[load, --target, '{service}', --host, '{service}', --rate={rate}, --seconds={seconds}]"),
+        )
+    }
+
+    /// Starts a Job of the test program with these arguments, and waits until it has begun.
+    pub fn start_job(&self, job: &str, arguments: &str) -> anyhow::Result<()> {
+        self.apply(&job_manifest(job, arguments))?;
         let pod = format!("job/{job}");
         let running = || {
             let active = self.kubectl(&["get", &pod, "--output", "jsonpath={.status.ready}"]);

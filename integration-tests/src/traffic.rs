@@ -30,7 +30,15 @@ mod tests {
     use super::*;
 
     fn options(target: String, path: &str) -> load::LoadOptions {
-        load::LoadOptions { target, host: "test".into(), path: path.into(), rate: 200, fresh: 50, seconds: Some(1) }
+        load::LoadOptions {
+            target,
+            host: "test".into(),
+            path: path.into(),
+            headers: vec!["x-who: a test".into()],
+            rate: 200,
+            fresh: 50,
+            seconds: Some(1),
+        }
     }
 
     async fn server() -> (String, oneshot::Sender<()>) {

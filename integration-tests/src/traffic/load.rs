@@ -24,6 +24,9 @@ pub struct LoadOptions {
     /// Path of every request.
     #[arg(long, default_value = "/")]
     pub path: String,
+    /// More headers, each `name: value`.
+    #[arg(long = "header")]
+    pub headers: Vec<String>,
     /// Requests per second.
     #[arg(long, default_value_t = 500)]
     pub rate: u32,
@@ -61,6 +64,8 @@ pub struct LoadReport {
 pub struct Served {
     /// Answers.
     pub count: u64,
+    /// When the request of the first answer was sent, in milliseconds since 1970.
+    pub first_ms: u64,
     /// When the request of the last answer was sent, in milliseconds since 1970.
     pub last_ms: u64,
 }
@@ -77,7 +82,8 @@ pub async fn run(options: &LoadOptions) -> anyhow::Result<LoadReport> {
     if options.rate == 0 {
         bail!("--rate must be at least 1");
     }
-    let request = format!("GET {} HTTP/1.1\r\nHost: {}\r\n\r\n", options.path, options.host);
+    let headers: String = options.headers.iter().map(|header| format!("{header}\r\n")).collect();
+    let request = format!("GET {} HTTP/1.1\r\nHost: {}\r\n{headers}\r\n", options.path, options.host);
     let state = Rc::new(State {
         target: options.target.clone(),
         request: request.into_bytes(),
@@ -133,8 +139,10 @@ async fn one(state: Rc<State>, due: Instant, fresh: bool) {
     match outcome {
         Ok(response) if response.status == 200 => {
             report.succeeded += 1;
-            let served = report.served.entry(response.served_by).or_default();
+            let first = Served { count: 0, first_ms: sent_ms, last_ms: sent_ms };
+            let served = report.served.entry(response.served_by).or_insert(first);
             served.count += 1;
+            served.first_ms = served.first_ms.min(sent_ms);
             served.last_ms = served.last_ms.max(sent_ms);
         }
         Ok(response) => {

@@ -8,5 +8,6 @@ mod identity;
 mod install;
 mod nothing_fails;
 mod pods;
+mod routes;
 mod shop;
 mod source;
