@@ -1,5 +1,10 @@
 //! What operators do all day, under load: no request fails.
 
+use std::time::{Duration, Instant};
+
+use integration_tests::cluster::{Cluster, server_manifest};
+use integration_tests::mesh::eventually;
+
 use super::shop::Shop;
 
 /// `kubectl rollout restart` of three replicas under 500 requests a second.
@@ -24,3 +29,98 @@ fn without_a_control_plane_nothing_fails() {
         }
     });
 }
+
+/// A node is drained under load: its pods move to the other node, those of the control plane and of the cluster's DNS as
+/// well.
+#[test]
+fn a_drained_node_fails_nothing() {
+    let shop = Shop::open("drained", 3);
+    let namespace = &shop.namespace;
+    namespace.apply(BUDGET).unwrap();
+    let report = shop.none_failed("load", 300, 40, || {
+        let stays = node_of_load(&shop);
+        let drained = Cordoned::drain(&namespace.cluster, if stays == "node1" { "node2" } else { "node1" });
+        namespace.rolled_out().unwrap();
+        let nodes = ["get", "pods", "--selector=app=web", "--output=jsonpath={.items[*].spec.nodeName}"];
+        assert!(!namespace.kubectl(&nodes).unwrap().contains(&drained.node));
+    });
+    assert!(report.served.len() > 3, "no pod moved: {:?}", report.served);
+}
+
+/// A pod that is deleted while peers hold idle connections to it is gone as soon as the same pod without a proxy is, and
+/// a second.
+#[test]
+fn a_deleted_pod_waits_for_no_idle_connection() {
+    let shop = Shop::open("idle", 1);
+    let namespace = &shop.namespace;
+    let mut took = [Duration::ZERO; 2];
+    for (took, (name, inject)) in took.iter_mut().zip([("plain", "disabled"), ("meshed", "enabled")]) {
+        namespace.apply(&echo_manifest(name, inject)).unwrap();
+        namespace.rolled_out().unwrap();
+        assert_eq!(shop.is_meshed(name), inject == "enabled");
+        let service = ["get", "service", name, "--output=jsonpath={.spec.clusterIP}"];
+        let address = namespace.kubectl(&service).unwrap();
+        let job = format!("hold-{name}");
+        namespace.start_job(&job, &format!("[hold, '{address}:80', '50']")).unwrap();
+        let log = format!("job/{job}");
+        let holds =
+            || namespace.kubectl(&["logs", &log, "--container=app"]).is_ok_and(|log| log.contains("holding 50"));
+        eventually(Duration::from_secs(10), holds).unwrap();
+        let selector = format!("--selector=app={name}");
+        let pod = namespace.kubectl(&["get", "pods", &selector, "--output=name"]).unwrap();
+        let deleted = Instant::now();
+        namespace.kubectl(&["delete", pod.trim(), "--timeout=60s"]).unwrap();
+        *took = deleted.elapsed();
+    }
+    let [plain, meshed] = took;
+    assert!(meshed <= plain + Duration::from_secs(1), "{meshed:?} with a proxy, {plain:?} without");
+}
+
+/// A node that takes no new pods, until the end of the test.
+struct Cordoned {
+    cluster: Cluster,
+    node: String,
+}
+
+impl Cordoned {
+    fn drain(cluster: &Cluster, node: &str) -> Self {
+        let cordoned = Self { cluster: cluster.clone(), node: node.to_owned() };
+        let flags = ["--ignore-daemonsets", "--delete-emptydir-data", "--timeout=100s"];
+        cluster.kubectl(&[&["drain", node], &flags[..]].concat()).unwrap();
+        cordoned
+    }
+}
+
+impl Drop for Cordoned {
+    fn drop(&mut self) {
+        let _ = self.cluster.kubectl(&["uncordon", &self.node]);
+    }
+}
+
+fn node_of_load(shop: &Shop) -> String {
+    let node = ["get", "pods", "--selector=app=load", "--output=jsonpath={.items[0].spec.nodeName}"];
+    shop.namespace.kubectl(&node).unwrap()
+}
+
+/// A server of bytes, with or without a proxy.
+fn echo_manifest(name: &str, inject: &str) -> String {
+    let manifest = server_manifest(name, 1);
+    let serve = r#"[serve, --listen, "0.0.0.0:8080", --name, $(POD)]"#;
+    let probe = r#"{ httpGet: { port: 8080, path: "/?size=1" }, periodSeconds: 1 }"#;
+    let labels = format!("    metadata: {{ labels: {{ app: {name} }} }}");
+    assert!(manifest.contains(serve) && manifest.contains(probe) && manifest.contains(&labels));
+    let annotated =
+        format!("    metadata: {{ labels: {{ app: {name} }}, annotations: {{ meshctl.io/inject: {inject} }} }}");
+    manifest
+        .replace(serve, r#"[echo, "0.0.0.0:8080"]"#)
+        .replace(probe, "{ tcpSocket: { port: 8080 }, periodSeconds: 1 }")
+        .replace("name: http,", "name: tcp,")
+        .replace(&labels, &annotated)
+}
+
+const BUDGET: &str = "
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: { name: web }
+spec: { maxUnavailable: 1, selector: { matchLabels: { app: web } } }
+";

@@ -1,8 +1,10 @@
 //! Bytes to the application: one connection of its own for each that came.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::Error;
+use crate::drain::Phase;
 use crate::inbound::{Caller, Port, dial_app};
 use crate::net::copy::{self, Direction as Way};
 use crate::net::prefixed::Prefixed;
@@ -55,10 +57,11 @@ pub async fn relay(
     let open = worker.shared.telemetry.metrics.tcp(&labels).open();
     drop(labels);
     let distrusted = worker.tls.until_distrusted(&worker.shared, client.inner().peer());
-    let copied = copy::relay(&mut client, &mut server, |way, bytes| match way {
+    let count = |way, bytes| match way {
         Way::Forward => open.received(bytes as u64),
         Way::Back => open.sent(bytes as u64),
-    });
+    };
+    let copied = copy::relay_until(&mut client, &mut server, count, gone(worker));
     let orderly = tokio::select! {
         copied = copied => copied.is_ok(),
         () = distrusted => false,
@@ -68,3 +71,12 @@ pub async fn relay(
         server.inner().reset_on_drop();
     }
 }
+
+/// Resolves a moment after our SIGTERM, which comes when the application is gone: a peer that holds a connection which the
+/// application has ended is not waited for any longer. The moment is for what the application said last.
+async fn gone(worker: &Worker) {
+    worker.shared.drain.reached(Phase::Closing).await;
+    tokio::time::sleep(LAST_WORDS).await;
+}
+
+const LAST_WORDS: Duration = Duration::from_millis(250);

@@ -7,7 +7,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -26,10 +26,21 @@ pub enum Direction {
 /// `count` is told of every piece as soon as it was handed to the receiver; it is called often and should only add a number.
 /// On error both directions are over: the caller drops the streams. A reset must not look like an orderly end to the other side, so
 /// callers set a zero linger ([`socket2::SockRef::set_linger`]) on a plain TCP stream they drop because of an error.
-pub async fn relay<A, B>(
+pub async fn relay<A, B>(first: &mut A, second: &mut B, count: impl FnMut(Direction, usize)) -> Result<(), RelayError>
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    relay_until(first, second, count, std::future::pending()).await
+}
+
+/// As [`relay`], but what the second stream said to its end is the end of both, once `enough` resolves: who is gone hears nothing any
+/// more. `enough` is not polled before the second stream has ended.
+pub async fn relay_until<A, B>(
     first: &mut A,
     second: &mut B,
     mut count: impl FnMut(Direction, usize),
+    enough: impl Future<Output = ()>,
 ) -> Result<(), RelayError>
 where
     A: AsyncRead + AsyncWrite + Unpin,
@@ -37,11 +48,16 @@ where
 {
     let mut forward = Half::new(Direction::Forward);
     let mut back = Half::new(Direction::Back);
+    let mut enough = pin!(enough);
     poll_fn(|cx| {
         // Both are polled each time: a direction that waits must not hold up the other.
         let one = forward.poll(cx, first, second, &mut count)?;
         let other = back.poll(cx, second, first, &mut count)?;
-        if one.is_ready() && other.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        if other.is_ready() && (one.is_ready() || enough.as_mut().poll(cx).is_ready()) {
+            Poll::Ready(Ok(()))
+        } else {
+            Poll::Pending
+        }
     })
     .await
 }

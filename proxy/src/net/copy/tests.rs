@@ -55,6 +55,28 @@ async fn the_server_may_close_first() {
 }
 
 #[tokio::test]
+async fn who_is_gone_ends_both_directions_once_that_is_enough() {
+    let (mut client, mut near) = pair().await;
+    let (mut far, mut server) = pair().await;
+    let (enough, told) = tokio::sync::oneshot::channel::<()>();
+    let relayed = tokio::spawn(async move {
+        let told = async { drop(told.await) };
+        relay_until(&mut near, &mut far, |_, _| {}, told).await
+    });
+
+    // While the server talks, nothing is enough.
+    enough.send(()).unwrap();
+    server.write_all(b"last").await.unwrap();
+    let mut last = [0; 4];
+    client.read_exact(&mut last).await.unwrap();
+    assert!(!relayed.is_finished());
+    // The client never closes.
+    drop(server);
+    relayed.await.unwrap().unwrap();
+    assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn many_megabytes_both_ways_and_every_byte_counted() {
     const SIZE: usize = 20_000_000;
     let (client, mut near) = pair().await;
