@@ -51,13 +51,17 @@ fn metadata_says_it_stays(object: &ObjectMeta) -> bool {
     object.deletion_timestamp.is_none()
 }
 
-/// Whether our sidecar runs in it: the injector says so, or there it is.
+/// Whether our sidecar runs in it. An annotation anybody may write later, on a pod without a proxy, which nobody could
+/// reach then; a container of that name may be somebody's own. Both together are the injector's work.
 fn has_proxy(object: &core::Pod) -> bool {
     let annotated = object.metadata.annotations.iter().flatten().any(|(name, _)| name == PROXY_VERSION);
-    let spec = object.spec.as_ref();
-    let mut containers =
-        spec.into_iter().flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
-    annotated || containers.any(|container| container.name == PROXY_CONTAINER)
+    let mut early = object.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    annotated && early.any(|container| container.name == PROXY_CONTAINER && is_sidecar(container))
+}
+
+/// A native sidecar: an init container that goes on.
+fn is_sidecar(container: &core::Container) -> bool {
+    container.restart_policy.as_deref() == Some("Always")
 }
 
 fn addresses(object: &core::Pod) -> Vec<IpAddr> {
@@ -72,8 +76,7 @@ fn addresses(object: &core::Pod) -> Vec<IpAddr> {
 
 /// TCP ports of the containers and of the user's sidecars; our own are nobody's to dial.
 fn container_ports(spec: &core::PodSpec) -> Vec<WorkloadPort> {
-    let sidecars = spec.init_containers.iter().flatten();
-    let sidecars = sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    let sidecars = spec.init_containers.iter().flatten().filter(|container| is_sidecar(container));
     let containers = spec.containers.iter().chain(sidecars).filter(|container| container.name != PROXY_CONTAINER);
     let written = containers.flat_map(|container| container.ports.iter().flatten());
     let tcp = written.filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"));
@@ -146,10 +149,15 @@ status: {phase: Running, podIP: 10.1.0.2, podIPs: [{ip: 10.1.0.2}, {ip: 'fd00::2
 
     #[test]
     fn who_has_a_proxy() {
-        let plain = MESHED.replace("meshctl.io/proxy-version: 0.1.0, ", "");
-        assert_eq!(read(&plain).service_account.as_deref(), Some("cart"), "by its container");
-        let without = plain.replace("name: mesh-proxy", "name: another");
-        assert_eq!(read(&without).service_account, None);
+        let account = |from: &str, to: &str| {
+            assert!(MESHED.contains(from), "{from}");
+            read(&MESHED.replace(from, to)).service_account
+        };
+        assert_eq!(account("meshctl.io/proxy-version: 0.1.0, ", ""), None, "a container of its own of that name");
+        assert_eq!(account("name: mesh-proxy", "name: another"), None, "an annotation alone");
+        assert_eq!(account("name: mesh-proxy, image: i, restartPolicy: Always", "name: mesh-proxy, image: i"), None);
+        let moved = MESHED.replace("name: mesh-proxy", "name: another").replace("name: cart, image", "name: mesh-proxy, image");
+        assert_eq!(read(&moved).service_account, None, "no sidecar");
         let host = MESHED.replace("nodeName: node-1", "hostNetwork: true");
         assert_eq!((read(&host).service_account, read(&host).host_network), (None, true));
         let nameless = MESHED.replace("serviceAccountName: cart", "restartPolicy: Always");

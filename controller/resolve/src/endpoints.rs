@@ -100,7 +100,7 @@ pub(crate) fn endpoint(
     protocol: Protocol,
 ) -> Endpoint {
     let namespace = &workload.metadata.namespace;
-    let account = workload.service_account.as_ref().filter(|_| !ports::is_skipped(facts, workload, address.port()));
+    let account = workload.service_account.as_ref().filter(|_| !workload.skipped_ports.contains(address.port()));
     let opaque = ports::is_opaque(facts, workload, address.port());
     Endpoint {
         address,

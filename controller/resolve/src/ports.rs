@@ -2,13 +2,19 @@
 //!
 //! `meshctl.io/opaque-ports` counts most: on a pod for its own ports, on a Service for the Service's, on a namespace for
 //! both where they don't have it themselves. A Service's port is opaque as well where a pod behind it says so of the port
-//! it leads to: what one end sends as bytes the other can't take apart.
+//! it leads to: what one end sends as bytes the other can't take apart. All of this decides how bytes are read, at both
+//! ends from the same facts, so that it may change while pods run.
+//!
+//! `meshctl.io/skip-inbound-ports` is different: it decides whether there is a proxy on a port at all, and that the
+//! redirect rules say, which were written when the pod started. Only the pod's own annotation counts, which the injector
+//! writes in the same breath as the rules: believed of a namespace that was annotated later, it would have peers speak
+//! plaintext to a proxy that is there.
 
 use std::collections::BTreeMap;
 
 use crd::PortSet;
 use crd::model::{PortOfService, Service, Workload};
-use crd::pod::{OPAQUE_PORTS, SKIP_INBOUND_PORTS};
+use crd::pod::OPAQUE_PORTS;
 use policy::{InboundPort, Protocol, ServicePort};
 
 use crate::endpoints::{of_slices, owner, selects, target_port};
@@ -70,7 +76,7 @@ pub(crate) fn of_service(facts: &Facts, service: &Service, port: &PortOfService)
 /// Declared by the Service alone.
 pub(crate) fn declared_by_service(facts: &Facts, service: &Service, port: &PortOfService) -> Protocol {
     let own = service.metadata.annotations.get(OPAQUE_PORTS);
-    if listed(own.or_else(|| of_namespace(facts, &service.metadata.namespace, OPAQUE_PORTS)), port.port) {
+    if listed(own.or_else(|| opaque_in(facts, &service.metadata.namespace)), port.port) {
         return Protocol::Tcp;
     }
     declared(port.app_protocol.as_deref(), &port.name)
@@ -81,15 +87,7 @@ pub(crate) fn is_opaque(facts: &Facts, workload: &Workload, port: u16) -> bool {
     if workload.metadata.annotations.contains_key(OPAQUE_PORTS) {
         return workload.opaque_ports.contains(port);
     }
-    listed(of_namespace(facts, &workload.metadata.namespace, OPAQUE_PORTS), port)
-}
-
-/// Whether the port is not redirected to the workload's proxy.
-pub(crate) fn is_skipped(facts: &Facts, workload: &Workload, port: u16) -> bool {
-    if workload.metadata.annotations.contains_key(SKIP_INBOUND_PORTS) {
-        return workload.skipped_ports.contains(port);
-    }
-    listed(of_namespace(facts, &workload.metadata.namespace, SKIP_INBOUND_PORTS), port)
+    listed(opaque_in(facts, &workload.metadata.namespace), port)
 }
 
 /// Declared by the Service, else by the kind of a route attached to it.
@@ -100,8 +98,8 @@ fn declared_or_routed(facts: &Facts, service: &Service, port: &PortOfService) ->
     }
 }
 
-fn of_namespace<'f>(facts: &'f Facts, namespace: &str, annotation: &str) -> Option<&'f String> {
-    facts.namespace(namespace).and_then(|namespace| namespace.metadata.annotations.get(annotation))
+fn opaque_in<'f>(facts: &'f Facts, namespace: &str) -> Option<&'f String> {
+    facts.namespace(namespace).and_then(|namespace| namespace.metadata.annotations.get(OPAQUE_PORTS))
 }
 
 fn listed(annotation: Option<&String>, port: u16) -> bool {
