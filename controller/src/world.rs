@@ -1,7 +1,7 @@
 //! [`World`]: the facts of one moment with how far they had come, and the values made of them so far.
 //!
-//! A value is made once per key and world, encoded and hashed, and shared by every stream that subscribes to it. A world
-//! never changes; a change of facts is a new world.
+//! A value is made once per key, [`Audience`] (nearly always everybody) and world, encoded and hashed, and shared by every
+//! stream that subscribes to it. A world never changes; a change of facts is a new world.
 //!
 //! Two positions belong to facts: where they last changed ([`World::progress`], which proxies are told and remember), and
 //! how far they are known to hold ([`World::is_behind`]), which grows while nothing changes. Comparing what one replica
@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use policy::ServicePort;
 use prost::Message;
 use proto::discovery as wire;
-use resolve::{Caller, Facts, Mesh};
+use resolve::{Audience, Caller, Facts, Mesh};
 
 use crate::progress::Progress;
 use crate::serve::encode;
@@ -61,8 +61,7 @@ pub struct World {
     values: Mutex<Values>,
 }
 
-/// Only the answer about the own workload depends on who asks.
-type Values = HashMap<(Key, Option<Caller>), Arc<Value>>;
+type Values = HashMap<(Key, Audience), Arc<Value>>;
 
 impl World {
     /// The world these facts make.
@@ -105,12 +104,12 @@ impl World {
 
     /// The value of a key, for this caller.
     pub fn value(&self, key: &Key, caller: &Caller) -> Arc<Value> {
-        let shared = (key.clone(), (*key == Key::Inbound).then(|| caller.clone()));
+        let shared = (key.clone(), self.audience(key, caller));
         if let Some(value) = self.values.lock().get(&shared) {
             return value.clone();
         }
         // Made outside the lock: two streams may make the same value at once, and one of them is dropped.
-        let value = Arc::new(self.make(key, caller));
+        let value = Arc::new(self.make(key, &shared.1));
         let mut values = self.values.lock();
         if values.len() < MAX_SHARED {
             return values.entry(shared).or_insert(value).clone();
@@ -118,19 +117,29 @@ impl World {
         value
     }
 
-    fn make(&self, key: &Key, caller: &Caller) -> Value {
+    fn audience(&self, key: &Key, caller: &Caller) -> Audience {
+        match key {
+            Key::Bundle | Key::Settings | Key::Endpoints(_) => Audience::Everybody,
+            Key::Inbound => Audience::Workload(caller.clone()),
+            Key::Outbound(address) => Audience::of_outbound(&self.facts, canonical(*address), caller),
+        }
+    }
+
+    fn make(&self, key: &Key, audience: &Audience) -> Value {
         use wire::update::Value as Wire;
         let mut addresses = Vec::new();
         let wire = match key {
             Key::Bundle => self.bundle.as_ref().map(|pem| Wire::Bundle(wire::Bundle { pem: pem.to_string() })),
             Key::Settings => Some(Wire::Settings(encode::settings(&self.mesh))),
-            Key::Inbound => {
-                resolve::inbound(&self.facts, &self.mesh, caller).map(|it| Wire::Inbound(encode::inbound(&it)))
-            }
+            Key::Inbound => match audience {
+                Audience::Workload(caller) => {
+                    resolve::inbound(&self.facts, &self.mesh, caller).map(|it| Wire::Inbound(encode::inbound(&it)))
+                }
+                Audience::Everybody | Audience::Namespace(_) => None,
+            },
             Key::Outbound(address) => {
-                // An IPv4 address in IPv6 clothes is the same address.
-                let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-                resolve::outbound(&self.facts, &self.mesh, address).map(|it| Wire::Outbound(encode::outbound(&it)))
+                let outbound = resolve::outbound(&self.facts, &self.mesh, canonical(*address), audience);
+                outbound.map(|it| Wire::Outbound(encode::outbound(&it)))
             }
             Key::Endpoints(id) => resolve::endpoints(&self.facts, &self.mesh, id).map(|it| {
                 addresses = it.list.iter().map(|endpoint| endpoint.address).collect();
@@ -149,6 +158,11 @@ impl Value {
     }
 }
 
+/// An IPv4 address in IPv6 clothes is the same address.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
 /// The hash is that of an [`wire::Update`] with nothing but the value in it.
 fn hash(value: &wire::update::Value) -> Hash {
     let encoded = wire::Update { value: Some(value.clone()), ..wire::Update::default() }.encode_to_vec();
@@ -160,3 +174,31 @@ fn hash(value: &wire::update::Value) -> Hash {
 
 /// Beyond these, values are made for each stream: a proxy that asks for every address there is fills no memory.
 const MAX_SHARED: usize = 100_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::session::tests::world;
+
+    fn caller(namespace: &str) -> Caller {
+        Caller {
+            namespace: namespace.to_owned(),
+            service_account: "client".to_owned(),
+            name: String::new(),
+            addresses: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn values_are_made_once_for_everybody_they_are_for() {
+        let world = world(1, &[1]);
+        let value =
+            |address: &str, namespace: &str| world.value(&Key::Outbound(address.parse().unwrap()), &caller(namespace));
+        assert!(Arc::ptr_eq(&value("10.96.0.1:80", "shop"), &value("10.96.0.1:80", "other")));
+        assert!(Arc::ptr_eq(&value("192.0.2.1:80", "shop"), &value("192.0.2.1:80", "other")));
+        let machine = value("10.1.0.1:80", "shop");
+        assert_eq!(machine.hash, value("[::ffff:10.1.0.1]:80", "shop").hash);
+        assert_ne!(machine.hash, value("10.1.0.1:80", "other").hash, "an ExternalWorkload is its namespace's alone");
+        assert_ne!(machine.hash, value("[::ffff:10.1.0.1]:80", "other").hash);
+    }
+}

@@ -25,7 +25,7 @@ use crate::model::{Workload, WorkloadPort};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ExternalWorkloadSpec {
-    /// IPv4 or IPv6 addresses of the workload: 1 to 16.
+    /// IPv4 or IPv6 addresses of the workload: 1 to 16. Clients of other namespaces reach it through Services.
     #[schemars(length(min = 1, max = 16))]
     pub addresses: Vec<String>,
     /// Ports the workload listens on, at most 100. Services can name them in `targetPort`; ports a Service selects by

@@ -156,7 +156,8 @@ status: {phase: Running, podIP: 10.1.0.2, podIPs: [{ip: 10.1.0.2}, {ip: 'fd00::2
         assert_eq!(account("meshctl.io/proxy-version: 0.1.0, ", ""), None, "a container of its own of that name");
         assert_eq!(account("name: mesh-proxy", "name: another"), None, "an annotation alone");
         assert_eq!(account("name: mesh-proxy, image: i, restartPolicy: Always", "name: mesh-proxy, image: i"), None);
-        let moved = MESHED.replace("name: mesh-proxy", "name: another").replace("name: cart, image", "name: mesh-proxy, image");
+        let moved =
+            MESHED.replace("name: mesh-proxy", "name: another").replace("name: cart, image", "name: mesh-proxy, image");
         assert_eq!(read(&moved).service_account, None, "no sidecar");
         let host = MESHED.replace("nodeName: node-1", "hostNetwork: true");
         assert_eq!((read(&host).service_account, read(&host).host_network), (None, true));

@@ -70,11 +70,11 @@ pub(crate) fn owner<'f>(
     written: &SliceEndpoint,
 ) -> Option<&'f Workload> {
     let namespace = &service.metadata.namespace;
-    let believed = |workload: &&Workload| workload.origin == Origin::Pod || workload.metadata.namespace == *namespace;
     let named = written.pod.as_ref().and_then(|pod| facts.pod(namespace, pod));
     named
-        .or_else(|| facts.workload_at(address.ip()).filter(believed))
-        .or_else(|| facts.host_workload_at(address).filter(believed))
+        .or_else(|| facts.pod_at(address.ip()))
+        .or_else(|| facts.external_at(namespace, address.ip()))
+        .or_else(|| facts.host_workload_at(address))
 }
 
 /// Whether the Service's selector picks the workload; an empty selector picks nobody.

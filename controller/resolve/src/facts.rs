@@ -30,7 +30,10 @@ pub struct Facts {
     pods: BTreeMap<Name, Arc<Object>>,
     externals: BTreeMap<Name, Arc<Object>>,
     services_by_address: HashMap<IpAddr, Arc<Object>>,
-    workloads_by_address: HashMap<IpAddr, Arc<Object>>,
+    /// Without pods that share their node's addresses.
+    pods_by_address: HashMap<IpAddr, Arc<Object>>,
+    /// Whoever says so, oldest first: nobody but their own namespace believes them.
+    externals_by_address: HashMap<IpAddr, Vec<Arc<Object>>>,
     /// Declared ports of pods that share their node's addresses.
     host_ports: HashMap<SocketAddr, Arc<Object>>,
     slices_by_service: HashMap<Name, Vec<Arc<Object>>>,
@@ -40,9 +43,9 @@ pub struct Facts {
 type Name = (String, String);
 
 impl Facts {
-    /// Indexes objects. Of two with the same kind and name the later wins. Of two Services or ExternalWorkloads with the
-    /// same address the older wins, then the first by name; of two pods the one that stays, then the newer: it was given
-    /// the address of one that ended.
+    /// Indexes objects. Of two with the same kind and name the later wins. Of two Services, or two ExternalWorkloads of one
+    /// namespace, with the same address the older wins, then the first by name; of two pods the one that stays, then the
+    /// newer: it was given the address of one that ended.
     pub fn new(objects: impl IntoIterator<Item = Arc<Object>>) -> Self {
         let mut facts = Self::default();
         for object in objects {
@@ -122,9 +125,21 @@ impl Facts {
         self.services_by_address.get(&address).and_then(as_service)
     }
 
-    /// The workload that has this address to itself.
-    pub fn workload_at(&self, address: IpAddr) -> Option<&Workload> {
-        self.workloads_by_address.get(&address).and_then(as_workload)
+    /// The pod that has this address to itself.
+    pub fn pod_at(&self, address: IpAddr) -> Option<&Workload> {
+        self.pods_by_address.get(&address).and_then(as_workload)
+    }
+
+    /// The ExternalWorkload of a namespace that says it has this address. Anybody may write that of any address, so that
+    /// it must never count outside the namespace.
+    pub fn external_at(&self, namespace: &str, address: IpAddr) -> Option<&Workload> {
+        let claims = self.externals_by_address.get(&address).into_iter().flatten().filter_map(as_workload);
+        claims.into_iter().find(|workload| workload.metadata.namespace == namespace)
+    }
+
+    /// Whether an ExternalWorkload of any namespace says it has this address.
+    pub fn is_claimed(&self, address: IpAddr) -> bool {
+        self.externals_by_address.contains_key(&address)
     }
 
     /// The pod on its node's network that declares this port of the node's address.
@@ -174,18 +189,23 @@ impl Facts {
         let with_workload = |object| Some((object, as_workload(object)?));
         let mut pods: Vec<(&Arc<Object>, &Workload)> = self.pods.values().filter_map(with_workload).collect();
         pods.sort_by_key(|(_, pod)| (!pod.ready, Reverse(pod.metadata.created.unwrap_or(i64::MIN))));
-        let mut externals: Vec<(&Arc<Object>, &Workload)> = self.externals.values().filter_map(with_workload).collect();
-        externals.sort_by_key(|(_, external)| external.metadata.created.unwrap_or(i64::MIN));
-        for (object, workload) in pods.into_iter().chain(externals) {
+        for (object, workload) in pods {
             for address in &workload.addresses {
                 if !workload.host_network {
-                    self.workloads_by_address.entry(*address).or_insert_with(|| object.clone());
+                    self.pods_by_address.entry(*address).or_insert_with(|| object.clone());
                     continue;
                 }
                 for port in &workload.ports {
                     let place = SocketAddr::new(*address, port.port);
                     self.host_ports.entry(place).or_insert_with(|| object.clone());
                 }
+            }
+        }
+        let mut externals: Vec<(&Arc<Object>, &Workload)> = self.externals.values().filter_map(with_workload).collect();
+        externals.sort_by_key(|(_, external)| external.metadata.created.unwrap_or(i64::MIN));
+        for (object, workload) in externals {
+            for address in &workload.addresses {
+                self.externals_by_address.entry(*address).or_default().push(object.clone());
             }
         }
     }

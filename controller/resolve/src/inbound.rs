@@ -49,6 +49,6 @@ fn own_workload<'f>(facts: &'f Facts, caller: &'f Caller) -> Option<&'f Workload
     let named = facts.pod(&caller.namespace, &caller.name).filter(is_its);
     named
         .filter(|pod| pod.addresses.is_empty() || has_its_address(pod))
-        .or_else(|| caller.addresses.iter().filter_map(|address| facts.workload_at(*address)).find(is_its))
+        .or_else(|| caller.addresses.iter().filter_map(|address| facts.pod_at(*address)).find(is_its))
         .or_else(|| facts.externals_of(&caller.namespace).filter(is_its).find(has_its_address))
 }

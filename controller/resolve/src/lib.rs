@@ -7,8 +7,10 @@
 //! ```
 //!
 //! The same facts always make the same value, sorted, so that values can be compared by their hash. `None` means that
-//! the key names nothing. The controller serves these values, and `meshctl` explains them offline.
+//! the key names nothing. The controller serves these values, and `meshctl` explains them offline. [`audience`] says whom
+//! a value is for: everybody, as a rule.
 
+pub mod audience;
 pub mod endpoints;
 pub mod facts;
 pub mod inbound;
@@ -17,6 +19,7 @@ mod ports;
 pub mod protocol;
 pub mod routes;
 
+pub use audience::Audience;
 pub use endpoints::endpoints;
 pub use facts::{Facts, Mesh};
 pub use inbound::{Caller, inbound};

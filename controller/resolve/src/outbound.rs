@@ -2,8 +2,11 @@
 //!
 //! - A Service's cluster address and one of its ports: the Service. Another port of that address: nothing (`None`), as
 //!   kube-proxy has it.
-//! - A workload's address, whatever the port: the workload.
+//! - A pod's address, whatever the port: the pod.
 //! - A node's address and a port that a pod on the node's network declares: that pod.
+//! - An address that an ExternalWorkload of the client's own namespace says it has: that workload. To clients elsewhere it
+//!   is nobody's: whoever may write into one namespace could else become the API server, or anybody's database, for all.
+//!   They reach it through a Service.
 //! - Everything else is foreign, inside the cluster's networks as well: this is an answer from the facts, not a guess, so
 //!   "nobody of ours" is true. What the proxy must never do is guess so itself.
 
@@ -11,13 +14,14 @@ use std::net::SocketAddr;
 
 use policy::{Outbound, Service, ServicePort};
 
+use crate::audience::Audience;
 use crate::endpoints::endpoint;
 use crate::facts::{Facts, Mesh};
 use crate::ports;
 use crate::routes::routes;
 
-/// The target behind an address; `None` if there is a Service, but it has no such port.
-pub fn outbound(facts: &Facts, mesh: &Mesh, address: SocketAddr) -> Option<Outbound> {
+/// The target behind an address for an audience; `None` if there is a Service, but it has no such port.
+pub fn outbound(facts: &Facts, mesh: &Mesh, address: SocketAddr, audience: &Audience) -> Option<Outbound> {
     if let Some(service) = facts.service_at(address.ip()) {
         let port = service.ports.iter().find(|port| port.port == address.port())?;
         let id = ServicePort::new(&service.metadata.namespace, &service.metadata.name, port.port);
@@ -28,7 +32,8 @@ pub fn outbound(facts: &Facts, mesh: &Mesh, address: SocketAddr) -> Option<Outbo
             id,
         }));
     }
-    if let Some(workload) = facts.workload_at(address.ip()).or_else(|| facts.host_workload_at(address)) {
+    let own = || audience.namespace().and_then(|namespace| facts.external_at(namespace, address.ip()));
+    if let Some(workload) = facts.pod_at(address.ip()).or_else(|| facts.host_workload_at(address)).or_else(own) {
         let protocol = ports::of_address(facts, workload, address.port());
         return Some(Outbound::Workload(endpoint(facts, mesh, workload, address, protocol)));
     }

@@ -1,14 +1,15 @@
 //! Facts as manifests, and the values they make.
 
 mod cluster;
+mod services;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crd::{Object, Parsed};
 use policy::{Endpoints, Outbound, Protocol, ServicePort};
 
-use crate::{Caller, Facts, Mesh, endpoints, inbound, outbound};
+use crate::{Audience, Caller, Facts, Mesh, endpoints, inbound, outbound};
 
 fn mesh() -> Mesh {
     Mesh { trust_domain: "cluster.local".to_owned(), cluster: "demo".to_owned(), cluster_networks: Vec::new() }
@@ -74,8 +75,20 @@ fn addresses(endpoints: &Endpoints) -> Vec<String> {
     endpoints.list.iter().map(|endpoint| endpoint.address.to_string()).collect()
 }
 
+/// What a client in the namespace `shop` dials.
 fn target(facts: &Facts, address: &str) -> Option<Outbound> {
-    outbound(facts, &mesh(), address.parse::<SocketAddr>().unwrap())
+    target_from(facts, address, "shop")
+}
+
+fn target_from(facts: &Facts, address: &str, namespace: &str) -> Option<Outbound> {
+    let address = address.parse().unwrap();
+    let caller = Caller {
+        namespace: namespace.to_owned(),
+        service_account: "client".to_owned(),
+        name: "client".to_owned(),
+        addresses: Vec::new(),
+    };
+    outbound(facts, &mesh(), address, &Audience::of_outbound(facts, address, &caller))
 }
 
 fn rules(facts: &Facts, address: &str) -> Vec<(String, String)> {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crd::Object;
 use policy::{Endpoints, Outbound, Protocol, ServicePort};
 
-use super::{addresses, mesh};
-use crate::{Caller, Facts, endpoints, inbound, outbound};
+use super::{addresses, mesh, target};
+use crate::{Caller, Facts, endpoints, inbound};
 
 fn service(name: &str, address: &str, rest: &str) -> Object {
     let text = format!(
@@ -189,7 +189,7 @@ fn slices_without_pods_are_dialled_in_plain_and_unknown_pods_not_at_all() {
 fn headless_services_are_dialled_by_pod() {
     let facts = facts(vec![service("web", "None", WEB), pod("web-0", "10.1.0.1 fd00::1", "")]);
     for address in ["10.1.0.1:8080", "[fd00::1]:8080"] {
-        let found = outbound(&facts, &mesh(), address.parse().unwrap());
+        let found = target(&facts, address);
         let Some(Outbound::Workload(direct)) = found else { panic!("{address}") };
         assert_eq!(
             (direct.workload.as_str(), direct.protocol, direct.identity.is_some()),
@@ -216,7 +216,7 @@ fn pods_on_their_nodes_network_are_told_apart_by_port() {
             &format!("ports: [{{name: http, port: 9300}}], endpoints: [{}]", endpoint("10.0.0.1", "two", "")),
         ),
     ]);
-    let name = |address: &str| match outbound(&facts, &mesh(), address.parse().unwrap()) {
+    let name = |address: &str| match target(&facts, address) {
         Some(Outbound::Workload(direct)) => {
             assert_eq!(direct.identity, None);
             direct.workload
@@ -238,17 +238,13 @@ fn ports_that_pass_the_proxy_by_or_carry_bytes() {
     };
     let skipped = with("a", "10.1.0.1", ", meshctl.io/skip-inbound-ports: '22,8000-8100'");
     assert_eq!(identities(&of(&skipped, "web", 80)), [false]);
-    let Some(Outbound::Workload(direct)) = outbound(&skipped, &mesh(), "10.1.0.1:80".parse().unwrap()) else {
-        panic!()
-    };
+    let Some(Outbound::Workload(direct)) = target(&skipped, "10.1.0.1:80") else { panic!() };
     assert!(direct.identity.is_some());
-    let Some(Outbound::Workload(direct)) = outbound(&skipped, &mesh(), "10.1.0.1:22".parse().unwrap()) else {
-        panic!()
-    };
+    let Some(Outbound::Workload(direct)) = target(&skipped, "10.1.0.1:22") else { panic!() };
     assert!(direct.identity.is_none());
 
     let opaque = with("a", "10.1.0.1", ", meshctl.io/opaque-ports: '8080'");
-    let Some(Outbound::Service(web)) = outbound(&opaque, &mesh(), "10.96.0.1:80".parse().unwrap()) else { panic!() };
+    let Some(Outbound::Service(web)) = target(&opaque, "10.96.0.1:80") else { panic!() };
     assert_eq!((web.protocol, of(&opaque, "web", 80).list[0].protocol), (Protocol::Tcp, Protocol::Tcp));
     let own = Caller {
         namespace: "shop".into(),
@@ -274,7 +270,7 @@ fn a_namespace_speaks_for_its_pods_and_services() {
         pod("a", "10.1.0.1", ""),
         pod("b", "10.1.0.2", ", meshctl.io/skip-inbound-ports: '10'"),
     ]);
-    let protocol = |address: &str| match outbound(&facts, &mesh(), address.parse().unwrap()) {
+    let protocol = |address: &str| match target(&facts, address) {
         Some(Outbound::Service(service)) => service.protocol,
         Some(Outbound::Workload(direct)) => direct.protocol,
         other => panic!("{other:?}"),
@@ -282,7 +278,7 @@ fn a_namespace_speaks_for_its_pods_and_services() {
     assert_eq!(protocol("10.96.0.1:80"), Protocol::Tcp);
     assert_eq!(protocol("10.96.0.2:80"), Protocol::Http1, "its own annotation counts alone");
     assert_eq!(protocol("10.1.0.1:8080"), Protocol::Tcp);
-    let meshed = |address: &str| match outbound(&facts, &mesh(), address.parse().unwrap()) {
+    let meshed = |address: &str| match target(&facts, address) {
         Some(Outbound::Workload(direct)) => direct.identity.is_some(),
         other => panic!("{other:?}"),
     };
@@ -319,7 +315,7 @@ fn an_address_belongs_to_the_pod_that_stays() {
         );
         Object::Workload(crd::pod::pod(&from_yaml(&text)).unwrap())
     };
-    let name = |facts: &Facts| facts.workload_at("10.1.0.1".parse().unwrap()).unwrap().metadata.name.clone();
+    let name = |facts: &Facts| facts.pod_at("10.1.0.1".parse().unwrap()).unwrap().metadata.name.clone();
     let (old, new) = ("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z");
     let gone = ", deletionTimestamp: '2026-01-03T00:00:00Z'";
     assert_eq!(name(&facts(vec![ended("a", old, ""), ended("b", new, "")])), "b");
