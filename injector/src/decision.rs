@@ -58,6 +58,16 @@ pub enum Skipped {
     SystemNamespace,
     /// It has our containers.
     AlreadyInjected,
+    /// It has a container with a name of ours that is not what we would have put there.
+    ContainerConflict {
+        /// Which name.
+        container: String,
+    },
+    /// Its settings for DNS can't find the control plane.
+    NoClusterDns {
+        /// Its dnsPolicy.
+        policy: String,
+    },
     /// A static pod's image in the API: nobody may change it.
     MirrorPod,
     /// Redirect rules are Linux's.
@@ -98,6 +108,8 @@ impl Skipped {
             Self::HostNetwork => "host_network",
             Self::SystemNamespace => "system_namespace",
             Self::AlreadyInjected => "already_injected",
+            Self::ContainerConflict { .. } => "container_conflict",
+            Self::NoClusterDns { .. } => "no_cluster_dns",
             Self::MirrorPod => "mirror_pod",
             Self::NotLinux => "not_linux",
             Self::PortConflict { .. } => "port_conflict",
@@ -133,8 +145,16 @@ impl fmt::Display for Skipped {
                 write!(f, "pods in {KUBE_SYSTEM} and {} are never injected", names::SYSTEM_NAMESPACE)
             }
             Self::AlreadyInjected => {
-                write!(f, "the pod has a container {} or {} already", names::PROXY_CONTAINER, names::INIT_CONTAINER)
+                write!(f, "the pod has its {} and {} already", names::PROXY_CONTAINER, names::INIT_CONTAINER)
             }
+            Self::ContainerConflict { container } => {
+                write!(f, "the pod has a container {container} that the mesh did not put there; rename or remove it")
+            }
+            Self::NoClusterDns { policy } => write!(
+                f,
+                "with dnsPolicy {policy} the proxy cannot find the control plane by its name; use ClusterFirst, or give \
+                 dnsConfig the cluster's nameserver and its domain as a search"
+            ),
             Self::MirrorPod => f.write_str("static pods cannot be changed through the API"),
             Self::NotLinux => f.write_str("only Linux pods can be injected"),
             Self::PortConflict { container, port } => {
@@ -150,7 +170,10 @@ impl fmt::Display for Skipped {
             }
             Self::Setting(invalid) => invalid.fmt(f),
             Self::TooLarge { bytes } => {
-                write!(f, "the proxy's settings would take {bytes} bytes, mostly headers of HTTPS probes: shorten them")
+                write!(
+                    f,
+                    "the proxy's settings would take {bytes} bytes, mostly paths and headers of HTTP probes: shorten them"
+                )
             }
         }
     }

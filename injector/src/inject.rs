@@ -1,12 +1,12 @@
 //! What a meshed pod looks like: from a Pod to the JSON patch that makes it one (RFC 6902).
 //!
 //! - Our init container and native sidecar go before the pod's own init containers, so that those are in the mesh as well.
-//! - The app's containers stay as they are, but for probes that would prove nothing, or be refused, at the proxy
+//! - The app's containers stay as they are, but for probes: those prove nothing, or are refused, at the proxy
 //!   ([`probes`]).
 //! - What the proxy must know travels in one environment variable ([`proto::Bootstrap`]).
 //!
 //! The patch names single places and never writes back what was read: fields of the Pod that this program is too old to
-//! know survive. It is pure, and a second call finds nothing to do.
+//! know survive. It is pure, and a second call finds nothing to do unless there are containers that were not there before.
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -17,6 +17,8 @@ use crate::config::Config;
 use crate::decision::{self, Decision, Skipped, decide};
 use crate::settings::Settings;
 
+mod again;
+mod dns;
 mod probes;
 mod sidecar;
 mod workload;
@@ -39,6 +41,8 @@ pub struct Injection {
     pub patch: json_patch::Patch,
     /// What people should know of it, one sentence each.
     pub notes: Vec<String>,
+    /// Whether the pod had its proxy, and only containers that came after it were looked at.
+    pub is_again: bool,
 }
 
 /// Decides about a pod and makes it a meshed one. `namespace` is the metadata of its Namespace, `bundle` the trust bundle
@@ -57,7 +61,11 @@ fn patch(pod: &Pod, namespace: &ObjectMeta, config: &Config, bundle: Option<&str
     };
     let default = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&default);
+    if again::has_our_names(spec) {
+        return again::look(pod, spec);
+    }
     impossible(pod, spec)?;
+    dns::finds(spec, &config.control_plane)?;
     let settings = Settings::read(&pod.metadata, namespace, config).map_err(Skipped::Setting)?;
     let rewritten = probes::rewrite(spec);
     let bootstrap = workload::bootstrap(pod, namespace, config, &settings, rewritten.probes, bundle).to_pod_json();
@@ -75,36 +83,38 @@ fn patch(pod: &Pod, namespace: &ObjectMeta, config: &Config, bundle: Option<&str
     notes.extend(settings.overruled);
     notes.extend(pod_security(namespace));
     let patch = serde_json::from_value(Value::Array(operations)).expect("operations are written as RFC 6902 has them");
-    Ok(Injection { patch, notes })
+    Ok(Injection { patch, notes, is_again: false })
 }
 
 /// What no setting could make good.
 fn impossible(pod: &Pod, spec: &PodSpec) -> Result<(), Skipped> {
-    let all = || spec.init_containers.iter().flatten().chain(&spec.containers);
-    if all().any(|container| [names::PROXY_CONTAINER, names::INIT_CONTAINER].contains(&container.name.as_str())) {
-        return Err(Skipped::AlreadyInjected);
-    }
     if pod.metadata.annotations.as_ref().is_some_and(|map| map.contains_key(MIRROR)) {
         return Err(Skipped::MirrorPod);
     }
     if spec.os.as_ref().is_some_and(|os| os.name != "linux") {
         return Err(Skipped::NotLinux);
     }
-    for container in all() {
-        if let Some(port) = taken_port(container) {
-            return Err(Skipped::PortConflict { container: container.name.clone(), port });
-        }
-        let own = container.security_context.as_ref().and_then(|context| context.run_as_user);
-        let pods = spec.security_context.as_ref().and_then(|context| context.run_as_user);
-        if own.or(pods) == Some(names::PROXY_UID.into()) {
-            return Err(Skipped::UserConflict { container: container.name.clone() });
-        }
+    for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
+        beside_a_proxy(spec, container)?;
     }
     let ours = [names::STATE_VOLUME, names::TOKEN_VOLUME, names::BUNDLE_VOLUME];
     match spec.volumes.iter().flatten().find(|volume| ours.contains(&volume.name.as_str())) {
         Some(volume) => Err(Skipped::VolumeConflict { volume: volume.name.clone() }),
         None => Ok(()),
     }
+}
+
+/// Whether a container could run beside a proxy.
+fn beside_a_proxy(spec: &PodSpec, container: &Container) -> Result<(), Skipped> {
+    if let Some(port) = taken_port(container) {
+        return Err(Skipped::PortConflict { container: container.name.clone(), port });
+    }
+    let own = container.security_context.as_ref().and_then(|context| context.run_as_user);
+    let pods = spec.security_context.as_ref().and_then(|context| context.run_as_user);
+    if own.or(pods) == Some(names::PROXY_UID.into()) {
+        return Err(Skipped::UserConflict { container: container.name.clone() });
+    }
+    Ok(())
 }
 
 fn taken_port(container: &Container) -> Option<u16> {

@@ -26,7 +26,7 @@ use crate::args::Args;
 use crate::config::Config;
 use crate::events::{self, Events};
 use crate::metrics::Metrics;
-use crate::namespaces::{self, Namespaces};
+use crate::namespaces::{self, Namespaces, Repairs};
 use crate::webhook::Webhook;
 use crate::{ca_bundle, serve};
 
@@ -49,13 +49,15 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     let (known, known_writer) = reflector::store();
     let (events, queue) = Events::queue();
 
-    let namespaces = Namespaces::new(known, Some(client.clone()));
+    let repairs = Repairs::default();
+    let namespaces = Namespaces::new(known.clone(), Some(client.clone()));
     let webhook = Webhook::new(namespaces, config, bundle.clone(), events, metrics);
     let background = [
         tokio::spawn(certificate::keep(certificate, tls.clone(), readiness.clone(), certificates, certify)),
         tokio::spawn(follow_config(args.config.clone(), text, config_sender)),
         tokio::spawn(bundle_source::tell(tls.clone(), POLL, move |bundle| drop(bundle_sender.send_replace(bundle)))),
-        tokio::spawn(namespaces::follow(client.clone(), known_writer, readiness.clone())),
+        tokio::spawn(namespaces::follow(client.clone(), known_writer, repairs.clone(), readiness.clone())),
+        tokio::spawn(repairs.run(client.clone(), known)),
         tokio::spawn(ca_bundle::keep(client.clone(), bundle, readiness.clone())),
         tokio::spawn(events::publish(client, queue)),
         tokio::spawn(health::keep(health, registry, readiness.clone())),

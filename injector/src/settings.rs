@@ -42,8 +42,8 @@ pub struct Settings {
     pub workers: usize,
     /// Time between the start of draining and telling clients to go elsewhere.
     pub drain_delay: Milliseconds,
-    /// Annotations of the namespace that count for this pod; they are written onto it, where the controller and people
-    /// look for them.
+    /// Annotations of the namespace that count for this pod, and the ports that are skipped wherever that was said: they
+    /// are written onto the pod, which is where the controller and people look for them.
     pub inherited: BTreeMap<String, String>,
     /// Settings of the pod that overrule another one of its namespace, one sentence each.
     pub overruled: Vec<String>,
@@ -72,11 +72,16 @@ impl Settings {
         let listed = |text: &str| ports(text).map(|_| text.to_owned());
         let amount = |text: &str| text.parse::<Quantity>().map(|_| text.to_owned());
         found.get(names::OPAQUE_PORTS, listed)?;
+        let skip_inbound_ports = found.get(names::SKIP_INBOUND_PORTS, listed)?.unwrap_or_else(|| {
+            // The redirect rules hold for the pod's life, and so must what its peers are told of them, also when the
+            // mesh's default or the namespace's annotation changes: it is said even where it is nothing.
+            let default = proxy.skip_inbound_ports.clone();
+            found.inherited.insert(names::SKIP_INBOUND_PORTS.to_owned(), default.clone());
+            default
+        });
         let loopback = found.get(names::LOOPBACK_PORTS, single_ports)?.unwrap_or_default();
         let settings = Self {
-            skip_inbound_ports: found
-                .get(names::SKIP_INBOUND_PORTS, listed)?
-                .unwrap_or_else(|| proxy.skip_inbound_ports.clone()),
+            skip_inbound_ports,
             skip_outbound_ports: found
                 .get(names::SKIP_OUTBOUND_PORTS, listed)?
                 .unwrap_or_else(|| proxy.skip_outbound_ports.clone()),

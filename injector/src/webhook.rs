@@ -101,9 +101,10 @@ impl Webhook {
     }
 
     fn injected(&self, question: &Question, pod: &Pod, namespace: &ObjectMeta, injection: Injection) -> Answer {
-        self.count(question, |metrics| metrics.injected("asked_for"));
+        let asked = if injection.is_again { "containers_added" } else { "asked_for" };
+        self.count(question, |metrics| metrics.injected(asked));
         if !injection.notes.is_empty() {
-            self.tell(question, pod, namespace, ("injected", false), &injection.notes.join("; "));
+            self.tell(question, pod, namespace, ("injected", injection.is_again), &injection.notes.join("; "));
         }
         tracing::debug!(namespace = namespace.name, pod = name(pod), "injected");
         Answer {

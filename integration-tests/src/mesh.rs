@@ -283,7 +283,6 @@ impl Mesh {
             log: "info".to_owned(),
             drain_delay_ms: 2000,
             probes: BTreeMap::new(),
-            http_probes: Vec::new(),
         }
     }
 }

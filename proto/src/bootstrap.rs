@@ -61,20 +61,6 @@ pub struct Bootstrap {
     /// Probes the proxy makes for the kubelet, by the path on the health port that asks for them.
     #[serde(default)]
     pub probes: BTreeMap<String, Probe>,
-    /// Plaintext requests that the kubelet makes of the application itself; they are let through whatever the workload
-    /// demands of its callers, and not counted as anybody's.
-    #[serde(default)]
-    pub http_probes: Vec<HttpProbe>,
-}
-
-/// A request of the kubelet's: GET with exactly this target, over HTTP/1.1.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HttpProbe {
-    /// The application's port.
-    pub port: u16,
-    /// Path and query.
-    pub target: String,
 }
 
 /// A probe of the application that would say nothing, or be refused, if the kubelet's own connection met the proxy.
@@ -100,13 +86,20 @@ pub enum ProbeCheck {
         /// Name of the service; empty asks about the whole server.
         service: String,
     },
+    /// GET.
+    Http(HttpGet),
     /// GET over TLS; the server's certificate is anybody's, as for the kubelet.
-    Https {
-        /// Path and query.
-        path: String,
-        /// Headers to send, in order.
-        headers: Vec<(String, String)>,
-    },
+    Https(HttpGet),
+}
+
+/// What an HTTP probe asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpGet {
+    /// Path and query.
+    pub path: String,
+    /// Headers to send, in order.
+    pub headers: Vec<(String, String)>,
 }
 
 /// The workload a proxy stands beside.

@@ -5,16 +5,17 @@
 //! that the kubelet was pointed at us with.
 
 pub mod client;
+mod open;
 mod probe;
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::stream;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, request};
 use http_body_util::{BodyExt as _, Either, Full, Limited, StreamBody};
 use hyper::body::{Body, Frame};
 use hyper::service::service_fn;
@@ -23,7 +24,6 @@ use proto::admin::Info;
 use proto::names;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::control::Discovery;
@@ -32,6 +32,10 @@ use crate::drain::{Drain, Phase};
 use crate::telemetry::Telemetry;
 use crate::telemetry::exposition::{Exposition, Text};
 use crate::telemetry::log::LogControl;
+
+pub use probe::Probes;
+
+use open::Open;
 
 /// What the answers are made from.
 #[derive(Debug)]
@@ -50,6 +54,8 @@ pub struct Admin {
     pub log: LogControl,
     /// When the process started.
     pub started: SystemTime,
+    /// The application's probes.
+    pub probes: Probes,
 }
 
 /// Who asks: what is answered depends on the way in.
@@ -71,7 +77,7 @@ impl Admin {
         let mut open = Open::default();
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => open.push(tokio::spawn(self.clone().connection(stream, scope))),
+                Ok((stream, from)) => open.push(from.ip(), tokio::spawn(self.clone().connection(stream, scope))),
                 Err(error) => pause(&error).await,
             }
         }
@@ -82,7 +88,7 @@ impl Admin {
         let mut open = Open::default();
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => open.push(tokio::spawn(self.clone().connection(stream, Scope::Admin))),
+                Ok((stream, _)) => open.push(ONESELF, tokio::spawn(self.clone().connection(stream, Scope::Admin))),
                 Err(error) => pause(&error).await,
             }
         }
@@ -114,7 +120,7 @@ impl Admin {
         let (head, body) = request.into_parts();
         let open = matches!(head.uri.path(), "/ready" | "/live" | "/metrics" | "/stats/prometheus");
         if head.uri.path().starts_with(names::APP_PROBE_PREFIX) {
-            return self.probe(head.uri.path(), head.headers.get(header::USER_AGENT)).await;
+            return self.probe(&head).await;
         }
         if scope == Scope::Health && !open {
             return text(StatusCode::NOT_FOUND, "here are /ready, /live and /metrics; the rest is on the admin port\n");
@@ -151,13 +157,21 @@ impl Admin {
     }
 
     /// Probes the application for the kubelet.
-    async fn probe(&self, path: &str, agent: Option<&HeaderValue>) -> Response<Answer> {
-        let bootstrap = &self.config.bootstrap;
-        let Some(probe) = bootstrap.probes.get(path) else {
+    async fn probe(&self, head: &request::Parts) -> Response<Answer> {
+        let path = head.uri.path();
+        if head.method != Method::GET {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "GET asks for a probe\n");
+        }
+        let Some(probe) = self.config.bootstrap.probes.get(path) else {
             return text(StatusCode::NOT_FOUND, "the pod has no such probe\n");
         };
-        match Box::pin(probe::run(probe, bootstrap, agent)).await {
-            Ok(()) => text(StatusCode::OK, "ok\n"),
+        match self.probes.run(path, probe, head.headers.get(header::USER_AGENT)).await {
+            Ok(answer) => {
+                if answer.status.as_u16() >= 400 {
+                    tracing::info!(path, status = answer.status.as_u16(), "the application does not pass its probe");
+                }
+                response(answer.status, "text/plain; charset=utf-8", Either::Left(Full::new(answer.body)))
+            }
             Err(reason) => {
                 tracing::info!(path, reason, "the application does not pass its probe");
                 text(StatusCode::SERVICE_UNAVAILABLE, &(reason + "\n"))
@@ -224,33 +238,6 @@ impl Admin {
     }
 }
 
-/// The connections of one listener, the oldest first.
-///
-/// Where there is no room the oldest makes it: whoever opens connections and says nothing must not keep a probe waiting,
-/// or the workload would be restarted for it.
-#[derive(Debug, Default)]
-struct Open(VecDeque<JoinHandle<()>>);
-
-impl Open {
-    fn push(&mut self, connection: JoinHandle<()>) {
-        if self.0.len() >= MOST_CONNECTIONS {
-            self.0.retain(|connection| !connection.is_finished());
-        }
-        if self.0.len() >= MOST_CONNECTIONS
-            && let Some(oldest) = self.0.pop_front()
-        {
-            oldest.abort();
-        }
-        self.0.push_back(connection);
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.iter().for_each(JoinHandle::abort);
-    }
-}
-
 /// Out of file descriptors, or the like: other connections must end first.
 async fn pause(error: &std::io::Error) {
     tracing::warn!(%error, "cannot accept on the admin or health port");
@@ -279,7 +266,8 @@ fn response(status: StatusCode, kind: &'static str, body: Answer) -> Response<An
 }
 
 const PATHS: &str = "/info /identity /discovery /failures /config /metrics /log /drain /ready /live\n";
-const MOST_CONNECTIONS: usize = 64;
+/// Who comes by the socket is one user.
+const ONESELF: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const PATIENCE: Duration = Duration::from_secs(10);
 const LONGEST_CONNECTION: Duration = Duration::from_secs(300);
 const LARGEST_HEAD: usize = 16 * 1024;

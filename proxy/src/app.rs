@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-use crate::admin::{Admin, Scope};
+use crate::admin::{Admin, Probes, Scope};
 use crate::config::Config;
 use crate::control::Discovery;
 use crate::control::clients::{Clients, ClientsError};
@@ -99,7 +99,8 @@ impl App {
         let state = ControlState::new(&config.id);
         let shared = Shared::new(config.clone(), discovery.clone(), tls.clone(), telemetry.clone(), drain.clone());
         let clients = Clients::new(&config, &discovery, &state, &tls, shared.trust_changed.clone())?;
-        let admin = Arc::new(Admin { config, discovery, state, telemetry, drain, log, started });
+        let probes = Probes::new(&config.bootstrap);
+        let admin = Arc::new(Admin { config, discovery, state, telemetry, drain, log, started, probes });
         let shared = Arc::new(shared);
         Ok(Self { shared, listeners, clients, admin, admin_listeners, admin_socket, health, bound })
     }

@@ -212,10 +212,6 @@ async fn plaintext(
         }
     };
     let (prefix, tcp) = client.into_parts();
-    if is_probe(worker, &prefix, port.address.port()) {
-        Box::pin(http::probe(worker, Prefixed::new(prefix, tcp.into()), caller, &port)).await;
-        return Ok(());
-    }
     if port.mutual_tls() == MutualTls::Strict {
         if matches!(outcome, Outcome::Protocol(detect::Protocol::Http1)) {
             Box::pin(http::refuse(worker, Prefixed::new(prefix, tcp.into()), caller, &port)).await;
@@ -236,18 +232,6 @@ async fn plaintext(
         }
     };
     Box::pin(while_allowed(worker, caller.address, served)).await
-}
-
-/// Whether a connection begins with a request that the kubelet was told to make of this port. Known by exact target, since
-/// the kubelet has no identity: whoever else asks for just this gets just this. The kubelet wants one answer on each
-/// connection and says so; a client that would ask for more is no kubelet, and served as any other.
-fn is_probe(worker: &Worker, prefix: &[u8], port: u16) -> bool {
-    let mut probes = worker.shared.config.bootstrap.http_probes.iter().filter(|probe| probe.port == port);
-    let asked_for = probes.any(|probe| {
-        let rest = prefix.strip_prefix(b"GET ").and_then(|rest| rest.strip_prefix(probe.target.as_bytes()));
-        rest.is_some_and(|rest| rest.starts_with(b" HTTP/1.1\r\n"))
-    });
-    asked_for && prefix.split(|byte| *byte == b'\n').any(|line| line.eq_ignore_ascii_case(b"connection: close\r"))
 }
 
 /// Serves plaintext for as long as it may come in: a rule that comes later ends what is open.

@@ -8,7 +8,6 @@ use std::time::{Duration, SystemTime};
 
 use identity::{DEFAULT_LEAF_LIFETIME, Issuer, KeyAndRequest, MeshTls, TrustDomain};
 use policy::{Endpoint, Endpoints, Inbound, InboundPort, Outbound, Protocol, Service, ServicePort, Settings};
-use proto::bootstrap::HttpProbe;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
@@ -28,11 +27,6 @@ pub(crate) fn issuer() -> Issuer {
 
 /// A worker of the proxy of `account`, whose pod has the address `ip`.
 pub(crate) fn proxy(issuer: &Issuer, account: &str, ip: &str) -> Rc<Worker> {
-    proxy_with_probes(issuer, account, ip, Vec::new())
-}
-
-/// Such a worker, which knows of requests of the kubelet's.
-pub(crate) fn proxy_with_probes(issuer: &Issuer, account: &str, ip: &str, probes: Vec<HttpProbe>) -> Rc<Worker> {
     let bootstrap = serde_json::json!({
         "workload": {
             "name": format!("{account}-1"), "owner": account, "namespace": "shop", "service_account": account,
@@ -42,8 +36,7 @@ pub(crate) fn proxy_with_probes(issuer: &Issuer, account: &str, ip: &str, probes
         "controller": {"addresses": ["127.0.0.1:1"], "id": "spiffe://cluster.local/ns/mesh-system/sa/mesh-controller"},
         "token_file": "/nonexistent",
     });
-    let mut config = Config::new(proto::Bootstrap::parse(&bootstrap.to_string()).unwrap());
-    config.bootstrap.http_probes = probes;
+    let config = Config::new(proto::Bootstrap::parse(&bootstrap.to_string()).unwrap());
     let mesh_tls = MeshTls::new(Some(Arc::new(issuer.bundle().clone())));
     certify(issuer, &mesh_tls, account);
     let discovery = Discovery::default();

@@ -287,7 +287,6 @@ impl Demo<'_> {
             log: "info".to_owned(),
             drain_delay_ms: 2000,
             probes: BTreeMap::new(),
-            http_probes: Vec::new(),
         };
         let env = BTreeMap::from([(names::BOOTSTRAP_VARIABLE.to_owned(), bootstrap.to_json())]);
         let program = self.programs.path(PROXY);

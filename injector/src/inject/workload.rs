@@ -1,13 +1,13 @@
 //! Whose pod it is, and the bootstrap of its proxy.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use proto::bootstrap::{Ports, Upstream, Workload, spiffe_id};
+use proto::bootstrap::{Ports, Probe, Upstream, Workload, spiffe_id};
 use proto::{Bootstrap, names};
 
-use super::probes::Probes;
 use super::sidecar::TOKEN_FILE;
 use crate::config::Config;
 use crate::settings::Settings;
@@ -42,7 +42,7 @@ pub(super) fn bootstrap(
     namespace: &ObjectMeta,
     config: &Config,
     settings: &Settings,
-    probes: Probes,
+    probes: BTreeMap<String, Probe>,
     bundle: Option<&str>,
 ) -> Bootstrap {
     let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone());
@@ -81,8 +81,7 @@ pub(super) fn bootstrap(
         max_head_bytes: config.proxy.max_head_bytes,
         log: settings.log_level.clone(),
         drain_delay_ms: settings.drain_delay.0,
-        probes: probes.made,
-        http_probes: probes.let_through,
+        probes,
     }
 }
 

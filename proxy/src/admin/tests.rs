@@ -1,6 +1,7 @@
 //! The paths, over real sockets.
 
 use super::client::{CallError, drain, wait};
+use super::open::MOST_CONNECTIONS;
 use super::*;
 use proto::Bootstrap;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -16,6 +17,7 @@ fn admin() -> Arc<Admin> {
     let config = Config::new(bootstrap.unwrap());
     Arc::new(Admin {
         state: ControlState::new(&config.id),
+        probes: Probes::new(&config.bootstrap),
         config,
         discovery: Discovery::default(),
         telemetry: Telemetry::default(),
@@ -58,6 +60,7 @@ async fn every_path_answers_and_health_keeps_to_itself() {
     assert!(ask(health, "GET /live").await.starts_with("HTTP/1.1 200"));
     assert!(ask(health, "GET /app-probe/web/liveness").await.ends_with("port 15001 is the proxy's own\n"));
     assert!(ask(health, "GET /app-probe/web/startup").await.starts_with("HTTP/1.1 404"));
+    assert!(ask(health, "POST /app-probe/web/liveness").await.starts_with("HTTP/1.1 405"));
     for hidden in ["GET /config", "POST /drain", "PUT /log", "GET /info"] {
         assert!(ask(health, hidden).await.starts_with("HTTP/1.1 404"), "{hidden}");
     }
@@ -79,6 +82,26 @@ async fn connections_that_say_nothing_keep_nobody_out() {
     // The oldest had to go.
     let first = tokio::time::timeout(PATIENCE / 2, idle[0].read(&mut [0; 1])).await;
     assert_eq!(first.expect("still there").unwrap_or_default(), 0);
+}
+
+#[tokio::test]
+async fn whoever_opens_many_connections_loses_its_own() {
+    let port = serve(&admin(), Scope::Health).await;
+    let mut kubelets = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    kubelets.write_all(b"GET /live HTTP/1.1\r\n").await.unwrap();
+    let mut others = Vec::new();
+    for _ in 0..3 * MOST_CONNECTIONS {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        others.push(socket.connect(([127, 0, 0, 1], port).into()).await.unwrap());
+    }
+    assert!(ask(port, "GET /live").await.ends_with("live\n"));
+    let gone = tokio::time::timeout(PATIENCE / 2, others[0].read(&mut [0; 1])).await;
+    assert_eq!(gone.expect("still there").unwrap_or_default(), 0);
+    kubelets.write_all(b"host: a\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    kubelets.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.ends_with("live\n"), "{answer}");
 }
 
 #[tokio::test]

@@ -63,18 +63,6 @@ pub async fn serve(worker: &Rc<Worker>, client: Prefixed<Stream>, caller: &Calle
     }
 }
 
-/// Serves the one request of a connection that the kubelet opened to probe the application: whatever else follows on it
-/// is nobody's. It leaves no trace in metrics and failures; the kubelet tells of what it finds itself.
-pub async fn probe(worker: &Rc<Worker>, client: Prefixed<Stream>, caller: &Caller, port: &Port) {
-    let (prefix, stream) = client.into_parts();
-    let mut client = Connection::with_input(stream, Buffer::with_prefix(&prefix));
-    let mut desk = Desk { is_probe: true, ..Desk::new(worker, caller, port) };
-    let Ok(Some(request)) = client.read_request(&desk.limits).await else { return };
-    if let Next::Request | Next::Tunnel = desk.request(&mut client, request).await {
-        Box::pin(client.close()).await;
-    }
-}
-
 /// Answers a plaintext client that may not come in, so that it can say why.
 pub async fn refuse(worker: &Rc<Worker>, client: Prefixed<Stream>, caller: &Caller, port: &Port) {
     let (prefix, stream) = client.into_parts();
@@ -94,8 +82,6 @@ struct Desk<'w> {
     series: [RequestSeries; 2],
     identity: Option<HeaderValue>,
     app: Option<Connection<Stream>>,
-    /// The kubelet's, which is not counted.
-    is_probe: bool,
 }
 
 /// What follows a request.
@@ -129,7 +115,6 @@ impl<'w> Desk<'w> {
             series: [RequestProtocol::Http, RequestProtocol::Grpc].map(|kind| series(worker, caller, port, kind)),
             identity: forwarded_identity(worker, caller),
             app: None,
-            is_probe: false,
         }
     }
 
@@ -224,9 +209,7 @@ impl<'w> Desk<'w> {
         let shared = &self.worker.shared;
         let response = respond::response(error, request.is_some_and(|request| request.head.is_grpc()));
         let status = if record.answered { record.status } else { response.status().as_u16() };
-        if !self.is_probe {
-            shared.failed(Direction::Inbound, &self.caller.name(), &self.address.to_string(), error, status);
-        }
+        shared.failed(Direction::Inbound, &self.caller.name(), &self.address.to_string(), error, status);
         let duration = Instant::now().saturating_duration_since(record.start);
         let reason = Some(error.reason());
         let outcome = RequestOutcome { status, reason, duration, ..RequestOutcome::default() };
@@ -250,9 +233,6 @@ impl<'w> Desk<'w> {
     }
 
     fn observe(&self, request: &Request, outcome: &RequestOutcome) {
-        if self.is_probe {
-            return;
-        }
         self.series[usize::from(request.head.is_grpc())].observe(outcome);
     }
 }

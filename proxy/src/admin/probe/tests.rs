@@ -1,15 +1,16 @@
 //! Applications that pass and applications that do not, over real sockets.
 
-use std::time::SystemTime;
-
-use identity::{ClientCertificates, Issuer, KeyAndRequest, MeshTls, SpiffeId};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use ::http::HeaderMap;
+use ::http::header::CONTENT_TYPE;
+use proto::bootstrap::HttpGet;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 
+use super::grpc::{HealthCheckResponse, framed};
 use super::*;
+use crate::http as codecs;
 
-fn bootstrap(loopback_ports: &[u16]) -> Bootstrap {
+pub(super) fn bootstrap(loopback_ports: &[u16]) -> Bootstrap {
     let json = serde_json::json!({
         "workload": {"name": "web-1", "namespace": "shop", "service_account": "web", "addresses": ["127.0.0.9"]},
         "identity": {"addresses": ["identity:8444"], "id": "spiffe://cluster.local/ns/mesh-system/sa/mesh-identity"},
@@ -19,9 +20,13 @@ fn bootstrap(loopback_ports: &[u16]) -> Bootstrap {
     Bootstrap::parse(&json.to_string()).unwrap()
 }
 
-async fn probe(port: u16, check: ProbeCheck) -> Result<(), String> {
-    run(&Probe { port, timeout_ms: 5000, check }, &bootstrap(&[]), Some(&HeaderValue::from_static("kube-probe/1.34")))
-        .await
+pub(super) async fn probe(port: u16, check: ProbeCheck) -> Outcome {
+    probe_of(&bootstrap(&[]), Probe { port, timeout_ms: 5000, check }).await
+}
+
+pub(super) async fn probe_of(bootstrap: &Bootstrap, probe: Probe) -> Outcome {
+    let agent = HeaderValue::from_static("kube-probe/1.34");
+    Probes::new(bootstrap).run("/app-probe/web/liveness", &probe, Some(&agent)).await
 }
 
 #[tokio::test]
@@ -38,69 +43,9 @@ async fn a_port_counts_as_open_only_where_the_app_listens() {
     let port = listener.local_addr().unwrap().port();
     probe(port, ProbeCheck::Tcp).await.unwrap_err();
     let check = Probe { port, timeout_ms: 5000, check: ProbeCheck::Tcp };
-    run(&check, &bootstrap(&[port]), None).await.unwrap();
+    probe_of(&bootstrap(&[port]), check.clone()).await.unwrap();
     let own = Probe { port: 15020, ..check };
-    assert_eq!(run(&own, &bootstrap(&[]), None).await, Err("port 15020 is the proxy's own".to_owned()));
-}
-
-/// Answers one connection with `answer`, and returns what it was asked.
-async fn https_app(answer: &'static str) -> (u16, tokio::task::JoinHandle<String>) {
-    let issuer = Issuer::create(&"td".parse().unwrap(), SystemTime::now()).unwrap().0;
-    let id: SpiffeId = "spiffe://td/ns/a/sa/b".parse().unwrap();
-    let key = KeyAndRequest::new(&id).unwrap();
-    let issued = issuer.issue(key.csr(), &id, Duration::from_secs(60), SystemTime::now()).unwrap();
-    let tls = MeshTls::new(Some(Arc::new(issuer.bundle().clone())));
-    tls.set_leaf(key.complete(issued.chain).unwrap());
-    let acceptor = TlsAcceptor::from(tls.server_config(ClientCertificates::None, &[b"http/1.1"]));
-    let listener = TcpListener::bind("127.0.0.9:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let asked = tokio::spawn(async move {
-        let mut stream = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
-        let mut asked = Vec::new();
-        while !asked.ends_with(b"\r\n\r\n") {
-            stream.read_buf(&mut asked).await.unwrap();
-        }
-        stream.write_all(answer.as_bytes()).await.unwrap();
-        stream.shutdown().await.unwrap();
-        String::from_utf8(asked).unwrap()
-    });
-    (port, asked)
-}
-
-#[tokio::test]
-async fn https_is_asked_as_the_kubelet_asks() {
-    let check = |headers: &[(&str, &str)]| ProbeCheck::Https {
-        path: "/live?deep=1".to_owned(),
-        headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
-    };
-    let (port, asked) = https_app("HTTP/1.1 302 Found\r\nlocation: /\r\ncontent-length: 0\r\n\r\n").await;
-    probe(port, check(&[("Host", "web.example"), ("X-Probe", "1")])).await.unwrap();
-    let asked = asked.await.unwrap().to_ascii_lowercase();
-    assert!(asked.starts_with("get /live?deep=1 http/1.1\r\n"), "{asked}");
-    for line in ["host: web.example\r\n", "x-probe: 1\r\n", "user-agent: kube-probe/1.34\r\n"] {
-        assert!(asked.contains(line), "{line} in {asked}");
-    }
-    let (port, _asked) = https_app("HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n").await;
-    let error = probe(port, check(&[])).await.unwrap_err();
-    assert!(error.ends_with("answers 500"), "{error}");
-    assert!(probe(port, check(&[("a b", "c")])).await.is_err());
-}
-
-#[tokio::test]
-async fn plaintext_and_silence_are_no_https() {
-    let listener = TcpListener::bind("127.0.0.9:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let check = ProbeCheck::Https { path: "/".to_owned(), headers: Vec::new() };
-    let answering = tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
-        listener
-    });
-    let error = probe(port, check.clone()).await.unwrap_err();
-    assert!(error.contains("does not speak TLS"), "{error}");
-    let _listening = answering.await.unwrap();
-    let error = run(&Probe { port, timeout_ms: 50, check }, &bootstrap(&[]), None).await.unwrap_err();
-    assert!(error.ends_with("did not answer within 50ms"), "{error}");
+    assert_eq!(probe_of(&bootstrap(&[]), own).await, Err("port 15020 is the proxy's own".to_owned()));
 }
 
 /// A gRPC server that answers one call with a status of its own, and one of health if that is 0.
@@ -115,7 +60,7 @@ async fn grpc_app(grpc_status: &'static str, health: i32) -> (u16, tokio::task::
         let mut body = request.into_body();
         let answering = async {
             let message = body.data().await.unwrap().unwrap();
-            let mut head = http::Response::new(());
+            let mut head = ::http::Response::new(());
             head.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
             let mut trailers = HeaderMap::new();
             trailers.insert("grpc-status", HeaderValue::from_static(grpc_status));
@@ -154,4 +99,36 @@ async fn grpc_must_say_that_it_serves() {
         let error = probe(port, check("")).await.unwrap_err();
         assert!(error.contains(expected), "{error}");
     }
+}
+
+async fn begins(probe: impl Future<Output = Outcome>) {
+    tokio::select! {
+        biased;
+        outcome = probe => panic!("{outcome:?}"),
+        () = std::future::ready(()) => {}
+    }
+}
+
+#[tokio::test]
+async fn who_asks_meanwhile_waits_for_the_same_answer_also_when_the_first_one_leaves() {
+    let listener = TcpListener::bind("127.0.0.9:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let check = ProbeCheck::Http(HttpGet { path: "/".to_owned(), headers: Vec::new() });
+    let probe = Probe { port, timeout_ms: 5000, check };
+    let probes = Probes::new(&bootstrap(&[]));
+    let mut first = Box::pin(probes.run("/app-probe/a/liveness", &probe, None));
+    begins(&mut first).await;
+    let (mut app, _) = listener.accept().await.unwrap();
+    let mut second = Box::pin(probes.run("/app-probe/a/liveness", &probe, None));
+    begins(&mut second).await;
+    drop(first);
+    app.write_all(b"HTTP/1.1 203 A\r\ncontent-length: 2\r\n\r\nhi").await.unwrap();
+    assert_eq!(second.await.unwrap(), Answer { status: StatusCode::from_u16(203).unwrap(), body: "hi".into() });
+    // One that begins later asks anew.
+    drop(app);
+    let mut third = Box::pin(probes.run("/app-probe/a/liveness", &probe, None));
+    begins(&mut third).await;
+    let (app, _) = listener.accept().await.unwrap();
+    drop(app);
+    assert!(third.await.unwrap_err().contains("does not answer HTTP"));
 }
