@@ -11,6 +11,8 @@ use anyhow::{Context, bail};
 use crate::mesh::{eventually, programs};
 use crate::traffic::load::LoadReport;
 
+pub mod looks;
+
 /// The running cluster.
 #[derive(Debug, Clone)]
 pub struct Cluster {

@@ -2,10 +2,14 @@
 //! test has to place them inside a pod's network namespace.
 //!
 //! - [`load`]: requests at a fixed rate, whatever the answers: an open loop, so that a stall is seen and not hidden.
+//!   [`client`] speaks HTTP/1, gRPC or Redis' protocol for it.
 //! - [`serve`]: HTTP/1 and HTTP/2 (gRPC as well); on SIGTERM it closes its listener at once and finishes its work.
-//! - [`bytes`]: opaque TCP: echo, sink, blast, and connections that are only held open.
+//! - [`bytes`]: opaque TCP: echo, sink, blast, forwarding, and connections that are only held open.
+//! - [`door`]: a port that listens or not, as it is told.
 
 pub mod bytes;
+pub mod client;
+pub mod door;
 pub mod load;
 mod response;
 pub mod serve;
@@ -31,13 +35,16 @@ mod tests {
 
     fn options(target: String, path: &str) -> load::LoadOptions {
         load::LoadOptions {
-            target,
+            target: vec![target],
+            except: None,
+            protocol: client::Protocol::Http,
             host: "test".into(),
             path: path.into(),
             headers: vec!["x-who: a test".into()],
             rate: 200,
             fresh: 50,
             seconds: Some(1),
+            stay: false,
         }
     }
 
@@ -58,6 +65,22 @@ mod tests {
         assert!((150..=210).contains(&report.sent), "{}", report.sent);
         assert!(report.connections > report.sent / 3, "half of the requests open a connection: {}", report.connections);
         assert!(report.max_us >= report.p99_us && report.p99_us >= report.p50_us && report.p50_us > 0);
+    }
+
+    #[tokio::test]
+    async fn calls_are_answered_and_clients_leave_themselves_out() {
+        let (address, _stop) = server().await;
+        let target = vec!["me.invalid:1".to_owned(), address];
+        let grpc = load::LoadOptions {
+            target,
+            except: Some("me.".into()),
+            protocol: client::Protocol::Grpc,
+            ..options(String::new(), "/shop.Stock/Reserve")
+        };
+        let report = load::run(&grpc).await.unwrap();
+        assert_eq!((report.failed(), report.served["one"].count), (0, report.sent), "{:?}", report.failures);
+        let broken = load::LoadOptions { path: "/?status=503".into(), ..grpc };
+        assert_eq!(load::run(&broken).await.unwrap().succeeded, 0);
     }
 
     #[tokio::test]

@@ -41,6 +41,26 @@ pub async fn echo(listen: SocketAddr) -> anyhow::Result<()> {
     }
 }
 
+/// Dials the target for everybody who comes, and carries bytes both ways, until SIGTERM: what a reverse proxy does.
+pub async fn forward(listen: SocketAddr, target: String) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(listen).await?;
+    println!("listening on {}", listener.local_addr()?);
+    let accept = async {
+        loop {
+            let Ok((mut stream, _)) = listener.accept().await else { continue };
+            let target = target.clone();
+            tokio::spawn(async move {
+                let Ok(mut other) = TcpStream::connect(target).await else { return };
+                let _ = tokio::io::copy_bidirectional(&mut stream, &mut other).await;
+            });
+        }
+    };
+    tokio::select! {
+        () = accept => Ok(()),
+        stopped = told_to_stop() => Ok(stopped?),
+    }
+}
+
 /// Reads and forgets, one thread a connection, until killed.
 pub fn sink(listen: SocketAddr) -> anyhow::Result<()> {
     let listener = std::net::TcpListener::bind(listen)?;

@@ -5,19 +5,27 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use super::client::{Client, Prepared, Protocol};
 use super::response::{Connection, Response};
 use super::told_to_stop;
 
 /// What to send, and how fast.
 #[derive(Debug, Clone, clap::Args)]
 pub struct LoadOptions {
-    /// `address:port` to connect to.
+    /// `address:port` to connect to; several take turns.
+    #[arg(long, required = true, value_delimiter = ',')]
+    pub target: Vec<String>,
+    /// Leaves out the targets that start so: the client itself, where the same options serve all peers. Waits until the names
+    /// of the others mean something.
     #[arg(long)]
-    pub target: String,
+    pub except: Option<String>,
+    /// What is spoken. For gRPC and Redis, `path` is what is sent, and there are no headers.
+    #[arg(long, value_enum, default_value_t)]
+    pub protocol: Protocol,
     /// Host header.
     #[arg(long, default_value = "test")]
     pub host: String,
@@ -36,6 +44,9 @@ pub struct LoadOptions {
     /// Seconds to run; without it, until SIGTERM.
     #[arg(long)]
     pub seconds: Option<u64>,
+    /// When the seconds are over, reports and stays until SIGTERM: for a container that is not to be started again.
+    #[arg(long)]
+    pub stay: bool,
 }
 
 /// What came of it.
@@ -82,11 +93,10 @@ pub async fn run(options: &LoadOptions) -> anyhow::Result<LoadReport> {
     if options.rate == 0 {
         bail!("--rate must be at least 1");
     }
-    let headers: String = options.headers.iter().map(|header| format!("{header}\r\n")).collect();
-    let request = format!("GET {} HTTP/1.1\r\nHost: {}\r\n{headers}\r\n", options.path, options.host);
     let state = Rc::new(State {
-        target: options.target.clone(),
-        request: request.into_bytes(),
+        protocol: options.protocol,
+        targets: named_targets(options).await?,
+        request: Prepared::new(options),
         idle: RefCell::default(),
         report: RefCell::default(),
         latencies: RefCell::default(),
@@ -109,12 +119,23 @@ pub async fn run(options: &LoadOptions) -> anyhow::Result<LoadReport> {
     Ok(report)
 }
 
+/// One GET, and no second try; anything but 200 is an error.
+pub async fn get(target: &str, path: &str) -> anyhow::Result<()> {
+    let mut connection = Connection::open(target).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {target}\r\n\r\n");
+    let response = timeout(PATIENCE, connection.exchange(request.as_bytes())).await.context("no answer in time")??;
+    ensure!(response.status == 200, "{} {}", response.status, response.proxy_status);
+    Ok(())
+}
+
 /// Shared by the requests of one run, all on one thread.
 #[derive(Debug)]
 struct State {
-    target: String,
-    request: Vec<u8>,
-    idle: RefCell<Vec<Connection>>,
+    protocol: Protocol,
+    targets: Vec<String>,
+    request: Prepared,
+    /// By target.
+    idle: RefCell<BTreeMap<usize, Vec<Client>>>,
     report: RefCell<LoadReport>,
     latencies: RefCell<Vec<u64>>,
 }
@@ -127,14 +148,14 @@ async fn start_requests(state: &Rc<State>, options: &LoadOptions) {
         // Spread evenly: 20 of 100 means every fifth.
         let share = u64::from(options.fresh);
         let fresh = (number + 1) * share / 100 != number * share / 100;
-        tokio::task::spawn_local(one(state.clone(), due, fresh));
+        tokio::task::spawn_local(one(state.clone(), due, number, fresh));
     }
 }
 
-async fn one(state: Rc<State>, due: Instant, fresh: bool) {
+async fn one(state: Rc<State>, due: Instant, number: u64, fresh: bool) {
     state.report.borrow_mut().sent += 1;
     let sent_ms = now_ms();
-    let outcome = exchange(&state, fresh).await;
+    let outcome = exchange(&state, number, fresh).await;
     let mut report = state.report.borrow_mut();
     match outcome {
         Ok(response) if response.status == 200 => {
@@ -155,14 +176,16 @@ async fn one(state: Rc<State>, due: Instant, fresh: bool) {
     state.latencies.borrow_mut().push(u64::try_from(took).unwrap_or(u64::MAX));
 }
 
-async fn exchange(state: &State, fresh: bool) -> anyhow::Result<Response> {
-    let kept = if fresh { None } else { kept_alive(state) };
+async fn exchange(state: &State, number: u64, fresh: bool) -> anyhow::Result<Response> {
+    let turn = usize::try_from(number % state.targets.len() as u64).expect("it was a usize before");
+    let kept = if fresh { None } else { kept_alive(state, turn) };
     let reused = kept.is_some();
     let mut connection = match kept {
         Some(connection) => connection,
         None => {
             state.report.borrow_mut().connections += 1;
-            timeout(PATIENCE, Connection::open(&state.target)).await.context("not connected in time")??
+            let opened = timeout(PATIENCE, Client::open(state.protocol, &state.targets[turn])).await;
+            opened.context("not connected in time")??
         }
     };
     let response = timeout(PATIENCE, connection.exchange(&state.request)).await.context("no answer in time");
@@ -172,20 +195,37 @@ async fn exchange(state: &State, fresh: bool) -> anyhow::Result<Response> {
         "on a new connection"
     })?;
     if response.reusable && !fresh {
-        state.idle.borrow_mut().push(connection);
+        state.idle.borrow_mut().entry(turn).or_default().push(connection);
     }
     Ok(response)
 }
 
 /// The connection used last among those that still stand.
-fn kept_alive(state: &State) -> Option<Connection> {
+fn kept_alive(state: &State, turn: usize) -> Option<Client> {
     let mut idle = state.idle.borrow_mut();
-    while let Some(connection) = idle.pop() {
+    while let Some(connection) = idle.get_mut(&turn)?.pop() {
         if connection.is_usable() {
             return Some(connection);
         }
     }
     None
+}
+
+/// The targets, once all their names mean something where that has to be waited for.
+async fn named_targets(options: &LoadOptions) -> anyhow::Result<Vec<String>> {
+    let Some(except) = &options.except else { return Ok(options.target.clone()) };
+    let targets: Vec<String> =
+        options.target.iter().filter(|target| !target.starts_with(except.as_str())).cloned().collect();
+    ensure!(!targets.is_empty(), "--except {except} leaves no target");
+    let named = async {
+        for target in &targets {
+            while tokio::net::lookup_host(target).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+    };
+    timeout(Duration::from_secs(120), named).await.with_context(|| format!("{targets:?} are not all known"))?;
+    Ok(targets)
 }
 
 fn summarize(report: &mut LoadReport, mut latencies: Vec<u64>) {

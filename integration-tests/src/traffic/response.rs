@@ -32,8 +32,7 @@ impl Connection {
 
     /// Whether the other side has left this idle connection alone: as every good client checks before reuse.
     pub(super) fn is_usable(&self) -> bool {
-        let nothing_yet = self.stream.get_ref().try_read(&mut [0]);
-        self.stream.buffer().is_empty() && nothing_yet.is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock)
+        is_silent(&self.stream)
     }
 
     /// Sends the request and reads its response to the end.
@@ -92,4 +91,10 @@ impl Connection {
         let Some(line) = line.strip_suffix(b"\r\n") else { bail!("closed") };
         Ok(String::from_utf8_lossy(line).into_owned())
     }
+}
+
+/// Whether nothing has come on an idle connection, its end neither.
+pub(super) fn is_silent(stream: &BufReader<TcpStream>) -> bool {
+    let nothing_yet = stream.get_ref().try_read(&mut [0]);
+    stream.buffer().is_empty() && nothing_yet.is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock)
 }
