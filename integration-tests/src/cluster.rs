@@ -187,6 +187,35 @@ spec:
     )
 }
 
+/// A container of the test program: its arguments as items of a YAML list, and what else is to be said of it.
+pub fn container(name: &str, arguments: &str, more: &str) -> String {
+    format!("{{ name: {name}, image: \"{TRAFFIC}\", args: [{arguments}], resources: {SHARE}, {more} }}")
+}
+
+/// A Deployment of one pod: its annotations as items of a YAML map, its containers, and what else is to be said of the pod.
+pub fn deployment_manifest(name: &str, annotations: &str, containers: &[String], more: &str) -> String {
+    let containers = containers.join(", ");
+    format!(
+        "
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{ name: {name} }}
+spec:
+  selector: {{ matchLabels: {{ app: {name} }} }}
+  template:
+    metadata: {{ labels: {{ app: {name} }}, annotations: {{ {annotations} }} }}
+    spec: {{ containers: [{containers}], {more} }}
+"
+    )
+}
+
+/// A Service of the pods of an application: its ports as items of a YAML list, and what else is to be said of it.
+pub fn service_manifest(name: &str, app: &str, ports: &str, more: &str) -> String {
+    let head = format!("---\napiVersion: v1\nkind: Service\nmetadata: {{ name: {name} }}\n");
+    format!("\n{head}spec: {{ selector: {{ app: {app} }}, ports: [{ports}], {more} }}\n")
+}
+
 /// A Deployment of servers and its Service, port 80.
 pub fn server_manifest(name: &str, replicas: u32) -> String {
     format!(
@@ -213,7 +242,7 @@ spec:
           args: [serve, --listen, \"0.0.0.0:8080\", --name, $(POD)]
           env: [{{ name: POD, valueFrom: {{ fieldRef: {{ fieldPath: metadata.name }} }} }}]
           resources: {SHARE}
-          readinessProbe: {{ httpGet: {{ port: 8080, path: \"/?size=1\" }}, periodSeconds: 1 }}
+
 "
     )
 }

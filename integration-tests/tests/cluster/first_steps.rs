@@ -1,7 +1,8 @@
 //! The four commands of README, and what a user sees then.
 
-use integration_tests::cluster::server_manifest;
+use integration_tests::cluster::Cluster;
 
+use super::sample;
 use super::shop::Shop;
 
 /// Everything in the namespace is in the mesh, every line of `check` is good, a Job completes, and what was sent is what
@@ -15,37 +16,29 @@ fn four_commands_put_an_application_into_the_mesh() {
 
     shop.none_failed("load", 100, 20, || {
         let stat = cluster.meshctl(&["stat", "deploy", "--namespace=shop"]).unwrap();
-        let web = stat.lines().find(|line| line.contains("web")).unwrap_or_else(|| panic!("{stat}"));
-        assert!(web.contains("100"), "{stat}");
+        let web = stat.lines().find(|line| line.contains(" web ")).unwrap_or_else(|| panic!("{stat}"));
+        assert_eq!((web.contains(" 2/2 "), web.matches("100.00%").count()), (true, 2), "success and TLS: {stat}");
         let edges = cluster.meshctl(&["edges", "--namespace=shop"]).unwrap();
         let edge = edges.lines().find(|line| line.starts_with("shop/load") && line.contains("shop/web"));
         assert_eq!(edge.unwrap_or_else(|| panic!("{edges}")).matches("100.00%").count(), 2, "success and TLS: {edges}");
     });
 }
 
-/// A replica of a StatefulSet, called by its own name: that pod answers, through both proxies.
+/// HTTP/1.1, gRPC, Redis, Jobs and peers: everything succeeds, all of it is mutual TLS on every edge from the first connection
+/// on, and as much is counted as was sent. The very same look finds fault with all of it where nobody injects.
 #[test]
-fn a_peer_is_reached_by_its_headless_name() {
-    let shop = Shop::open("peers", 1);
-    shop.namespace.apply(&peers_manifest()).unwrap();
-    shop.namespace.rolled_out().unwrap();
-    assert!(shop.is_meshed("db"));
-    shop.namespace.start_load("load", "db-1.db:8080", 50, 12).unwrap();
-    let edges = shop.namespace.cluster.meshctl(&["edges", "--namespace=peers"]).unwrap();
-    let edge = edges.lines().find(|line| line.starts_with("peers/load") && line.contains("peers/db"));
-    assert_eq!(edge.unwrap_or_else(|| panic!("{edges}")).matches("100.00%").count(), 2, "success and TLS: {edges}");
-    let report = shop.namespace.report("load").unwrap();
-    assert_eq!(report.failed(), 0, "{:?}", report.failures);
-    assert_eq!(report.served.keys().collect::<Vec<_>>(), ["db-1"]);
-}
-
-/// Three peers, and the Service that only names them.
-fn peers_manifest() -> String {
-    let labels = "{ app: db }";
-    let manifest = server_manifest("db", 3).replace("kind: Deployment", "kind: StatefulSet");
-    let manifest =
-        manifest.replace("spec:\n  replicas", "spec:\n  serviceName: db\n  podManagementPolicy: Parallel\n  replicas");
-    let named = "[{ name: http, port: 80, targetPort: 8080 }]";
-    assert!(manifest.contains(named) && manifest.contains(labels));
-    manifest.replace(named, "[{ name: http, port: 8080 }]\n  clusterIP: None")
+fn a_sample_application_is_in_the_mesh_and_without_injection_is_not() {
+    let cluster = Cluster::running().unwrap();
+    cluster.meshctl(&["install"]).unwrap();
+    let (sample, bare) = (cluster.namespace("sample").unwrap(), cluster.namespace("bare").unwrap());
+    cluster.kubectl(&["annotate", "namespace", "sample", "meshctl.io/inject=enabled"]).unwrap();
+    let (in_mesh, outside) = std::thread::scope(|scope| {
+        let outside = scope.spawn(|| sample::problems(&bare));
+        (sample::problems(&sample), outside.join().unwrap())
+    });
+    assert!(in_mesh.stat.is_empty() && in_mesh.edges.is_empty() && in_mesh.counts.is_empty(), "{in_mesh:#?}");
+    for found in [&outside.stat, &outside.edges, &outside.counts] {
+        let unseen = ["web", "stock", "redis", "db"].map(|server| found.iter().any(|problem| problem.contains(server)));
+        assert_eq!(unseen, [true; 4], "{outside:#?}");
+    }
 }

@@ -9,5 +9,7 @@ mod install;
 mod nothing_fails;
 mod pods;
 mod routes;
+mod probes;
+mod sample;
 mod shop;
 mod source;
