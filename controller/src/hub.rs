@@ -28,6 +28,7 @@ struct Shared {
     bundle: Mutex<Option<Arc<str>>>,
     live: Mutex<Instant>,
     wanted: watch::Sender<Progress>,
+    reached: watch::Sender<()>,
 }
 
 impl Hub {
@@ -39,6 +40,7 @@ impl Hub {
             bundle: Mutex::default(),
             live: Mutex::new(now),
             wanted: watch::Sender::default(),
+            reached: watch::Sender::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -65,13 +67,16 @@ impl Hub {
 
     /// The facts in force are known to hold up to here.
     pub fn reach(&self, reached: &Progress) {
-        self.shared.world.send_if_modified(|world| {
-            let Some(world) = world else { return false };
-            let was_behind = world.is_behind(&self.shared.wanted.borrow());
+        if let Some(world) = self.shared.world.borrow().as_ref() {
             world.reach(reached);
-            // Streams that wait look again.
-            was_behind
-        });
+        }
+        self.shared.reached.send_replace(());
+    }
+
+    /// Tells when the facts in force are known to hold further. For streams that wait for it alone: a mark that nobody
+    /// ever comes to must not wake the others.
+    pub fn reached(&self) -> watch::Receiver<()> {
+        self.shared.reached.subscribe()
     }
 
     /// A proxy has seen facts up to here: sources that can tell whether they are behind should find out. Of watches that
@@ -85,6 +90,12 @@ impl Hub {
             wanted.advance(mark);
             further
         });
+    }
+
+    /// Everything there is of one watch has been read up to here: who said that there is more was wrong, and the next who
+    /// says so is heard again.
+    pub fn refute(&self, watch: &str, position: u64) {
+        self.shared.wanted.send_if_modified(|wanted| wanted.lower(watch, position));
     }
 
     /// Follows how far proxies have seen that this process has not.
@@ -153,13 +164,18 @@ mod tests {
         hub.want(&mark);
         let is_behind = |worlds: &mut Worlds| worlds.borrow_and_update().as_ref().unwrap().is_behind(&mark);
         assert!(is_behind(&mut worlds));
+        let mut reached = hub.reached();
         hub.reach(&Progress::of("pods", 30));
-        assert!(worlds.has_changed().unwrap());
+        assert!(reached.has_changed().unwrap() && !worlds.has_changed().unwrap(), "only those that wait");
+        reached.mark_unchanged();
         assert!(!is_behind(&mut worlds));
         let progress = worlds.borrow().as_ref().unwrap().progress().clone();
         assert_eq!(progress, Progress::of("pods", 10), "what proxies are told is where facts last changed");
+        hub.want(&Progress::of("pods", u64::MAX));
         hub.reach(&Progress::of("pods", 40));
-        assert!(!worlds.has_changed().unwrap(), "nobody waits");
+        assert!(!worlds.has_changed().unwrap(), "whatever a proxy says, others have their peace");
+        hub.refute("pods", 40);
+        assert_eq!(*hub.wanted().borrow(), Progress::of("pods", 40), "a mark nobody came to is forgotten");
         assert!(hub.publish(facts(&[2]), Progress::of("pods", 50)));
         assert!(!hub.publish(facts(&[1]), Progress::of("pods", 45)), "facts never go back");
         hub.restart(facts(&[1]), Progress::of("pods", 5));

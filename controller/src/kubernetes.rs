@@ -9,6 +9,7 @@
 //! ```
 //!
 //! - [`watch`]: one kind: list, watch, and what to do when either fails or falls silent.
+//! - `readable`: objects that our types can't read, each for itself.
 //! - [`inventory`]: the objects as last heard, how far each watch has come, and when it last spoke. Pure.
 //! - [`status`]: what became of each HTTPRoute, written back by the replica that leads.
 //!
@@ -41,10 +42,12 @@ use crate::hub::Hub;
 use crate::metrics::{KindLabels, Metrics, WatchLabels};
 
 pub mod inventory;
+mod readable;
 pub mod status;
 pub mod watch;
 
 use inventory::Inventory;
+use readable::Readable;
 use watch::{Converted, Selection, Watch};
 
 /// What the watches share.
@@ -116,6 +119,13 @@ fn report(shared: &Shared, readiness: &Readiness) {
         let age = now.saturating_duration_since(heard).as_secs_f64();
         shared.metrics.watch_age.get_or_create(&WatchLabels { watch }).set(age);
     }
+    let mut remarks = Vec::new();
+    for (watch, number, first) in inventory.all_unusable() {
+        let labels = WatchLabels { watch };
+        shared.metrics.unusable.get_or_create(&labels).set(i64::try_from(number).unwrap_or(i64::MAX));
+        remarks.extend(first.map(|first| format!("not in force: {first} (the first of {number})")));
+    }
+    readiness.remark(CONDITION, (!remarks.is_empty()).then(|| remarks.join("; ")));
     match inventory.missing() {
         Some(missing) => readiness.wait_for(CONDITION, missing),
         None => readiness.met(CONDITION),
@@ -158,25 +168,25 @@ fn kind<K: Resource<DynamicType = ()>>() -> ApiResource {
     ApiResource::erase::<K>(&())
 }
 
-fn node(object: &PartialObjectMeta<core::Node>) -> Converted {
-    Ok(Some(Object::Node(crd::service::node(&object.metadata).map_err(|invalid| invalid.to_string())?)))
+fn node(object: &Readable<PartialObjectMeta<core::Node>>) -> Converted {
+    Ok(Some(Object::Node(crd::service::node(&object.read()?.metadata).map_err(|invalid| invalid.to_string())?)))
 }
 
-fn namespace(object: &PartialObjectMeta<core::Namespace>) -> Converted {
-    let namespace = crd::service::namespace_metadata(&object.metadata);
+fn namespace(object: &Readable<PartialObjectMeta<core::Namespace>>) -> Converted {
+    let namespace = crd::service::namespace_metadata(&object.read()?.metadata);
     namespace.map(|it| Some(Object::Namespace(it))).map_err(|invalid| invalid.to_string())
 }
 
-fn service(object: &core::Service) -> Converted {
-    crd::service::service(object).map(|it| Some(Object::Service(it))).map_err(|invalid| invalid.to_string())
+fn service(object: &Readable<core::Service>) -> Converted {
+    crd::service::service(object.read()?).map(|it| Some(Object::Service(it))).map_err(|invalid| invalid.to_string())
 }
 
-fn pod(object: &core::Pod) -> Converted {
-    crd::pod::pod(object).map(|it| Some(Object::Workload(it))).map_err(|invalid| invalid.to_string())
+fn pod(object: &Readable<core::Pod>) -> Converted {
+    crd::pod::pod(object.read()?).map(|it| Some(Object::Workload(it))).map_err(|invalid| invalid.to_string())
 }
 
-fn endpoint_slice(object: &EndpointSlice) -> Converted {
-    let slice = crd::endpoint_slice::endpoint_slice(object).map_err(|invalid| invalid.to_string())?;
+fn endpoint_slice(object: &Readable<EndpointSlice>) -> Converted {
+    let slice = crd::endpoint_slice::endpoint_slice(object.read()?).map_err(|invalid| invalid.to_string())?;
     Ok(slice.map(Object::EndpointSlice))
 }
 

@@ -39,8 +39,8 @@ pub struct Metrics {
     pub watch_age: Family<WatchLabels, Gauge<f64, AtomicU64>>,
     /// Watches begun anew with a list, by reason.
     pub watch_restarts: Family<RestartLabels, Counter>,
-    /// Objects read that can't be used.
-    pub unusable: Family<WatchLabels, Counter>,
+    /// Objects that can't be used and so are not in force.
+    pub unusable: Family<WatchLabels, Gauge>,
     /// Status of objects written.
     pub status_writes: Counter,
 }
@@ -64,7 +64,7 @@ pub struct WatchLabels {
 pub struct RestartLabels {
     /// The plural of its kind.
     pub watch: &'static str,
-    /// `behind`, `expired`, `silent` or `unreadable`.
+    /// `behind`, `expired`, `silent`, `unreadable` or `went_back`.
     pub reason: &'static str,
 }
 
@@ -101,7 +101,7 @@ impl Metrics {
         mesh.register("facts", "Objects in force by kind", it.facts.clone());
         mesh.register("watch_age_seconds", "Since each watch was last heard", it.watch_age.clone());
         mesh.register("watch_restarts", "Watches begun anew with a list, by reason", it.watch_restarts.clone());
-        mesh.register("unusable_objects", "Objects read that cannot be used", it.unusable.clone());
+        mesh.register("unusable_objects", "Objects that cannot be used and so are not in force", it.unusable.clone());
         mesh.register("status_writes", "Status of objects written by this replica as leader", it.status_writes.clone());
         mesh.register("source_age_seconds", "Since the sources were last known to be live", it.source_age.clone());
         it

@@ -15,10 +15,11 @@ impl Progress {
         Self { positions: BTreeMap::from([(watch.to_owned(), position)]) }
     }
 
-    /// From the wire; watches beyond a sane number are left out.
+    /// From the wire; watches beyond a sane number, or with names nobody gives, are left out.
     pub fn from_wire(progress: Option<proto::discovery::Progress>) -> Self {
         let positions = progress.map(|progress| progress.positions).unwrap_or_default();
-        Self { positions: positions.into_iter().take(MAX_WATCHES).collect() }
+        let named = positions.into_iter().filter(|(watch, _)| watch.len() <= MAX_NAME);
+        Self { positions: named.take(MAX_WATCHES).collect() }
     }
 
     /// As it goes over the wire.
@@ -37,6 +38,12 @@ impl Progress {
     pub fn of_watches_in(&self, other: &Self) -> Self {
         let shared = self.positions.iter().filter(|(watch, _)| other.positions.contains_key(*watch));
         Self { positions: shared.map(|(watch, position)| (watch.clone(), *position)).collect() }
+    }
+
+    /// Takes a watch back to `position` if it is further; whether it was.
+    pub fn lower(&mut self, watch: &str, position: u64) -> bool {
+        let further = self.positions.get_mut(watch).filter(|own| **own > position);
+        further.map(|own| *own = position).is_some()
     }
 
     /// Takes the further position of each watch.
@@ -64,6 +71,7 @@ impl fmt::Display for Progress {
 }
 
 const MAX_WATCHES: usize = 64;
+const MAX_NAME: usize = 64;
 
 #[cfg(test)]
 mod tests {

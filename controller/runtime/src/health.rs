@@ -24,6 +24,7 @@ use tokio::task::JoinHandle;
 #[derive(Debug, Clone, Default)]
 pub struct Readiness {
     missing: Arc<Mutex<BTreeMap<&'static str, String>>>,
+    remarks: Arc<Mutex<BTreeMap<&'static str, String>>>,
 }
 
 impl Readiness {
@@ -42,17 +43,25 @@ impl Readiness {
         self.missing.lock().remove(condition);
     }
 
+    /// Something that whoever looks should know, though the program is ready; `None`: no more.
+    pub fn remark(&self, about: &'static str, remark: Option<String>) {
+        match remark {
+            Some(remark) => self.remarks.lock().insert(about, remark),
+            None => self.remarks.lock().remove(about),
+        };
+    }
+
     /// Whether every condition holds.
     pub fn is_ready(&self) -> bool {
         self.missing.lock().is_empty()
     }
 
-    fn report(&self) -> Result<(), String> {
+    /// Remarks, or what is missing.
+    fn report(&self) -> Result<String, String> {
+        let lines =
+            |of: &BTreeMap<&'static str, String>| of.iter().map(|(about, it)| format!("{about}: {it}\n")).collect();
         let missing = self.missing.lock();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        Err(missing.iter().map(|(condition, reason)| format!("{condition}: {reason}\n")).collect())
+        if missing.is_empty() { Ok(lines(&self.remarks.lock())) } else { Err(lines(&missing)) }
     }
 }
 
@@ -145,7 +154,7 @@ impl Drop for Open {
 
 async fn ready(State(readiness): State<Readiness>) -> Response {
     match readiness.report() {
-        Ok(()) => "ready\n".into_response(),
+        Ok(remarks) => format!("ready\n{remarks}").into_response(),
         Err(missing) => (StatusCode::SERVICE_UNAVAILABLE, missing).into_response(),
     }
 }
@@ -202,6 +211,10 @@ mod tests {
         assert!(answer.ends_with("certificate: mesh-identity does not answer\n"), "{answer}");
         readiness.met("certificate");
         assert!(request(address, "/ready").await.starts_with("HTTP/1.1 200"));
+        readiness.remark("kubernetes", Some("one pod is odd".to_owned()));
+        assert!(request(address, "/ready").await.ends_with("ready\nkubernetes: one pod is odd\n"));
+        readiness.remark("kubernetes", None);
+        assert!(request(address, "/ready").await.ends_with("ready\n"));
         assert!(request(address, "/metrics").await.contains("mesh_example_total 1"));
         server.abort();
     }

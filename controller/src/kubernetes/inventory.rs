@@ -32,6 +32,8 @@ struct Watched {
     known: bool,
     heard: Option<Instant>,
     problem: Option<String>,
+    /// Objects that can't be used, and why.
+    unusable: BTreeMap<Name, String>,
 }
 
 /// Facts to be put in force.
@@ -115,7 +117,43 @@ impl Inventory {
         }
     }
 
-    /// The API server spoke about the watch.
+    /// Whether the watch has been told more than is known at `position`: the storage is another, or older. Where versions
+    /// are no numbers, nobody can tell.
+    pub fn has_passed(&self, watch: &str, position: u64) -> bool {
+        position > 0 && self.position(watch).is_some_and(|reached| position < reached)
+    }
+
+    /// Which objects of a list can't be used, and why.
+    pub fn unusable_are(&mut self, watch: &'static str, unusable: BTreeMap<Name, String>) {
+        if let Some(watched) = self.watches.get_mut(watch) {
+            watched.unusable = unusable;
+        }
+    }
+
+    /// One object can't be used.
+    pub fn unusable(&mut self, watch: &'static str, name: Name, problem: String) {
+        if let Some(watched) = self.watches.get_mut(watch) {
+            watched.unusable.insert(name, problem);
+        }
+    }
+
+    /// It can, or is gone.
+    pub fn usable_again(&mut self, watch: &'static str, name: &Name) {
+        if let Some(watched) = self.watches.get_mut(watch) {
+            watched.unusable.remove(name);
+        }
+    }
+
+    /// Objects of each watch that can't be used: how many, and what is wrong with the first.
+    pub fn all_unusable(&self) -> impl Iterator<Item = (&'static str, usize, Option<String>)> {
+        self.watches.iter().map(|(watch, watched)| {
+            let first = watched.unusable.iter().next();
+            let first = first.map(|((namespace, name), problem)| format!("{watch} {namespace}/{name}: {problem}"));
+            (*watch, watched.unusable.len(), first)
+        })
+    }
+
+    /// The API server's storage spoke about the watch.
     pub fn heard_of(&mut self, watch: &'static str, now: Instant) {
         if let Some(watched) = self.watches.get_mut(watch) {
             watched.hear(now);
@@ -129,6 +167,7 @@ impl Inventory {
         let changed = !watched.known || !watched.objects.is_empty();
         watched.known = true;
         watched.objects.clear();
+        watched.unusable.clear();
         watched.positions = None;
         self.changed |= changed;
         changed

@@ -3,9 +3,12 @@
 //! Lists are consistent reads in pages, so a picture never goes back but when the API's storage does. Watches are short
 //! (20 s): the API server ends each with a bookmark, so a quiet kind's position and age stay as fresh as a busy one's, and
 //! a watch that is silent for longer than it may last is dead: then everything is listed anew. So it is when the API
-//! server has forgotten where we were, and when a proxy has seen more than we have.
+//! server has forgotten where we were, when its storage has gone back, and when a proxy has seen more than we have.
+//!
+//! That a watch could be opened says nothing of what it would tell: only events, bookmarks and reads make it young. One
+//! that brought nothing is followed by a read of one object, which asks the storage and not what the API server remembers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +24,7 @@ use tokio_stream::StreamExt;
 
 use crate::kubernetes::Shared;
 use crate::kubernetes::inventory::Name;
-use crate::metrics::{RestartLabels, WatchLabels};
+use crate::metrics::RestartLabels;
 
 /// An object as a fact; `None` for one that is none of the mesh's; or what is wrong with it.
 pub(crate) type Converted = Result<Option<Object>, String>;
@@ -49,8 +52,17 @@ struct Place {
     /// The version to go on from; `None`: list first.
     version: Option<String>,
     listed_at: Instant,
-    /// A position that proxies say they have seen and that a list later did not come to: another storage's, or made up.
-    refuted: u64,
+    /// Whether the next list is made because a proxy has seen more.
+    behind: bool,
+    /// How soon after a list one may be made for a proxy's sake.
+    between_lists: Duration,
+}
+
+/// Everything there is of a kind.
+struct Listed {
+    version: String,
+    /// Whether anything is new.
+    changed: bool,
 }
 
 /// Why a watch or a list ended.
@@ -64,6 +76,22 @@ enum Ended {
     Absent,
     /// In words.
     Failed(String),
+}
+
+impl Place {
+    fn nowhere(now: Instant) -> Self {
+        Self { version: None, listed_at: now, behind: false, between_lists: BETWEEN_LISTS }
+    }
+
+    /// What proxies say they have seen may be made up: lists that bring nothing are made ever more seldom.
+    fn take(&mut self, listed: Listed, now: Instant) {
+        if std::mem::take(&mut self.behind) {
+            let longer = self.between_lists.saturating_mul(2).min(LONGEST_BETWEEN_LISTS);
+            self.between_lists = if listed.changed { BETWEEN_LISTS } else { longer };
+        }
+        self.version = Some(listed.version);
+        self.listed_at = now;
+    }
 }
 
 impl Watch<DynamicObject> {
@@ -102,29 +130,34 @@ where
     /// Lists and watches; never returns.
     pub(crate) async fn run(self, shared: Shared) {
         let mut trouble = Trouble::default();
-        let mut place = Place { version: None, listed_at: Instant::now(), refuted: 0 };
+        let mut place = Place::nowhere(Instant::now());
         loop {
+            let began = Instant::now();
             let ended = match &place.version {
                 None => match self.list_if_exists(&shared).await {
-                    Ok(at) => {
-                        trouble.over(self.name);
-                        let seen = self.seen_by_proxies(&shared);
-                        let refuted = if seen > position(&at) { seen } else { 0 };
-                        place = Place { version: Some(at), listed_at: Instant::now(), refuted };
+                    Ok(listed) => {
+                        shared.hub.refute(self.name, position(&listed.version));
+                        place.take(listed, Instant::now());
                         continue;
                     }
                     Err(ended) => ended,
                 },
                 Some(_) => self.watch(&shared, &mut place).await,
             };
+            // A list alone proves little: the watch after it may fail again and again.
+            let lasted = place.version.is_some() && began.elapsed() >= SHORTEST_WATCH;
+            if lasted {
+                trouble.over(self.name);
+            }
             match ended {
-                Ended::OnTime => trouble.over(self.name),
+                Ended::OnTime if lasted => {}
+                Ended::OnTime => sleep(trouble.pause()).await,
                 Ended::Stale(reason) => {
                     let labels = RestartLabels { watch: self.name, reason };
                     shared.metrics.watch_restarts.get_or_create(&labels).inc();
                     tracing::info!(watch = self.name, reason, "listing anew");
-                    place.version = None;
-                    sleep(trouble.pause()).await;
+                    let was_listed = place.version.take().is_some();
+                    self.wait_to_list(&mut trouble, was_listed.then_some(place.listed_at)).await;
                 }
                 Ended::Absent if self.kind.is_some() => {
                     place.version = None;
@@ -143,6 +176,14 @@ where
         }
     }
 
+    /// The first time in a row at once, later not before the last list is some time ago.
+    async fn wait_to_list(&self, trouble: &mut Trouble, listed_at: Option<Instant>) {
+        let again = trouble.failures > 0;
+        let soonest = Instant::now() + trouble.pause();
+        let when = listed_at.filter(|_| again).map_or(soonest, |listed_at| soonest.max(listed_at + BETWEEN_LISTS));
+        sleep_until(when).await;
+    }
+
     async fn note(&self, shared: &Shared, trouble: &mut Trouble, problem: String) {
         if !std::mem::replace(&mut trouble.told, true) {
             tracing::warn!(watch = self.name, problem, "cannot be read; what was read before stays");
@@ -151,7 +192,7 @@ where
         sleep(trouble.pause()).await;
     }
 
-    async fn list_if_exists(&self, shared: &Shared) -> Result<String, Ended> {
+    async fn list_if_exists(&self, shared: &Shared) -> Result<Listed, Ended> {
         if let Some((client, kind)) = &self.kind {
             let exists = timeout(PATIENCE, exists(client, kind)).await;
             let exists = exists.map_err(|_| Ended::Failed("the API server took too long to answer".to_owned()))?;
@@ -162,29 +203,32 @@ where
         self.list(shared).await
     }
 
-    /// Reads everything there is; returns the version to go on from.
-    async fn list(&self, shared: &Shared) -> Result<String, Ended> {
-        let mut objects = HashMap::new();
+    /// Reads everything there is.
+    async fn list(&self, shared: &Shared) -> Result<Listed, Ended> {
+        let (mut objects, mut unusable) = (HashMap::new(), BTreeMap::new());
         let mut parameters = ListParams { field_selector: self.fields(), ..ListParams::default() }.limit(PAGE);
         loop {
             let page = timeout(LIST_TIMEOUT, self.api.list(&parameters)).await;
             let page = page.map_err(|_| Ended::Failed("the API server took too long to list".to_owned()))?;
-            let page = page.map_err(|error| self.why(&error))?;
+            let page = page.map_err(|error| self.why_not_listed(&error))?;
             for object in &page.items {
-                let (name, found) = self.read(object, shared);
-                if let Some(found) = found {
-                    objects.insert(name, Arc::new(found));
+                let name = name_of(object);
+                match self.read(object) {
+                    Ok(Some(found)) => drop(objects.insert(name, Arc::new(found))),
+                    Ok(None) => {}
+                    Err(problem) => drop(unusable.insert(name, problem)),
                 }
             }
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => parameters.continue_token = Some(token),
                 None => {
                     let version = page.metadata.resource_version.unwrap_or_default();
-                    if shared.inventory.lock().listed(self.name, objects, position(&version), Instant::now()) {
-                        tracing::debug!(watch = self.name, version, "listed");
-                    }
+                    let mut inventory = shared.inventory.lock();
+                    let changed = inventory.listed(self.name, objects, position(&version), Instant::now());
+                    inventory.unusable_are(self.name, unusable);
                     shared.changed.notify_one();
-                    return Ok(version);
+                    tracing::debug!(watch = self.name, version, changed, "listed");
+                    return Ok(Listed { version, changed });
                 }
             }
         }
@@ -202,25 +246,27 @@ where
         tokio::pin!(events);
         let deadline = sleep(Duration::from_secs(WATCH_SECONDS.into()) + PATIENCE);
         tokio::pin!(deadline);
-        shared.inventory.lock().heard_of(self.name, Instant::now());
+        let mut told = false;
         let mut wanted = shared.hub.wanted();
-        let mut behind = self.is_behind(shared, place);
+        place.behind = self.is_behind(shared);
         loop {
             tokio::select! {
                 event = events.next() => match event {
-                    None => return Ended::OnTime,
+                    None if told => return Ended::OnTime,
+                    None => return self.ask(shared).await,
                     Some(Ok(event)) => {
+                        told = true;
                         if let Err(ended) = self.take(shared, event, &mut place.version) {
                             return ended;
                         }
                     }
                     Some(Err(error)) => return self.why(&error),
                 },
-                Ok(()) = wanted.changed() => behind = self.is_behind(shared, place),
+                Ok(()) = wanted.changed() => place.behind = self.is_behind(shared),
                 // Not at once after the last list: a forged mark must not make us list all day.
-                () = sleep_until(place.listed_at + BETWEEN_LISTS), if behind => {
-                    behind = self.is_behind(shared, place);
-                    if behind {
+                () = sleep_until(place.listed_at + place.between_lists), if place.behind => {
+                    place.behind = self.is_behind(shared);
+                    if place.behind {
                         return Ended::Stale("behind");
                     }
                 }
@@ -229,66 +275,101 @@ where
         }
     }
 
-    /// Whether a proxy has seen objects of the kind that we have not.
-    fn is_behind(&self, shared: &Shared, place: &Place) -> bool {
-        let own = shared.inventory.lock().position(self.name).unwrap_or(0);
-        self.seen_by_proxies(shared) > own.max(place.refuted)
+    /// Reads one object from the API's storage: is it there, and as far as it was?
+    async fn ask(&self, shared: &Shared) -> Ended {
+        let parameters = ListParams { field_selector: self.fields(), ..ListParams::default() }.limit(1);
+        let version = match timeout(PATIENCE, self.api.list(&parameters)).await {
+            Ok(Ok(page)) => page.metadata.resource_version.unwrap_or_default(),
+            Ok(Err(error)) => return self.why_not_listed(&error),
+            Err(_) => return Ended::Failed("the API server watches, but took too long to read".to_owned()),
+        };
+        let mut inventory = shared.inventory.lock();
+        if inventory.has_passed(self.name, position(&version)) {
+            return Ended::Stale(WENT_BACK);
+        }
+        inventory.heard_of(self.name, Instant::now());
+        Ended::OnTime
     }
 
-    fn seen_by_proxies(&self, shared: &Shared) -> u64 {
-        shared.hub.wanted().borrow().positions().get(self.name).copied().unwrap_or(0)
+    /// Whether a proxy has seen objects of the kind that we have not.
+    fn is_behind(&self, shared: &Shared) -> bool {
+        let own = shared.inventory.lock().position(self.name).unwrap_or(0);
+        shared.hub.wanted().borrow().positions().get(self.name).is_some_and(|seen| *seen > own)
     }
 
     fn take(&self, shared: &Shared, event: WatchEvent<K>, version: &mut Option<String>) -> Result<(), Ended> {
-        let now = Instant::now();
         match event {
             WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                let (name, found) = self.read(&object, shared);
-                self.apply(shared, name, found, object.meta().resource_version.clone(), version);
+                let found = self.read(&object);
+                self.apply(shared, name_of(&object), found, object.meta().resource_version.clone(), version)
             }
             WatchEvent::Deleted(object) => {
-                self.apply(shared, name_of(&object), None, object.meta().resource_version.clone(), version);
+                self.apply(shared, name_of(&object), Ok(None), object.meta().resource_version.clone(), version)
             }
             WatchEvent::Bookmark(bookmark) => {
                 let at = bookmark.metadata.resource_version;
-                shared.inventory.lock().reached_by(self.name, position(&at), now);
+                let mut inventory = shared.inventory.lock();
+                if inventory.has_passed(self.name, position(&at)) {
+                    return Err(Ended::Stale(WENT_BACK));
+                }
+                inventory.reached_by(self.name, position(&at), Instant::now());
                 *version = Some(at);
                 shared.changed.notify_one();
+                Ok(())
             }
-            WatchEvent::Error(status) => return Err(ended_by(&status)),
+            WatchEvent::Error(status) => Err(ended_by(&status)),
         }
-        Ok(())
     }
 
     fn apply(
         &self,
         shared: &Shared,
         name: Name,
-        found: Option<Object>,
+        found: Converted,
         at: Option<String>,
         version: &mut Option<String>,
-    ) {
+    ) -> Result<(), Ended> {
         let at = at.unwrap_or_default();
-        if shared.inventory.lock().applied(self.name, name, found, position(&at), Instant::now()) {
+        let mut inventory = shared.inventory.lock();
+        if inventory.has_passed(self.name, position(&at)) {
+            return Err(Ended::Stale(WENT_BACK));
+        }
+        let found = match found {
+            Ok(found) => {
+                inventory.usable_again(self.name, &name);
+                found
+            }
+            Err(problem) => {
+                inventory.unusable(self.name, name.clone(), problem);
+                None
+            }
+        };
+        if inventory.applied(self.name, name, found, position(&at), Instant::now()) {
             shared.changed.notify_one();
         }
         if !at.is_empty() {
             *version = Some(at);
         }
+        Ok(())
     }
 
-    fn read(&self, object: &K, shared: &Shared) -> (Name, Option<Object>) {
-        let name = name_of(object);
-        let found = (self.convert)(object).unwrap_or_else(|problem| {
-            shared.metrics.unusable.get_or_create(&WatchLabels { watch: self.name }).inc();
-            tracing::warn!(kind = self.name, namespace = name.0, name = name.1, problem, "not in force");
-            None
-        });
-        (name, found)
+    fn read(&self, object: &K) -> Converted {
+        (self.convert)(object).inspect_err(|problem| {
+            let (namespace, name) = name_of(object);
+            tracing::warn!(kind = self.name, namespace, name, problem, "not in force");
+        })
     }
 
     fn fields(&self) -> Option<String> {
         self.selection.fields.map(str::to_owned)
+    }
+
+    /// What is no list, though it should be one, is nothing that listing anew would mend.
+    fn why_not_listed(&self, error: &kube::Error) -> Ended {
+        match error {
+            kube::Error::SerdeError(_) => Ended::Failed(describe(error)),
+            error => self.why(error),
+        }
     }
 
     fn why(&self, error: &kube::Error) -> Ended {
@@ -361,6 +442,10 @@ const LIST_TIMEOUT: Duration = Duration::from_secs(15);
 const PAGE: u32 = 500;
 const ABSENT_PAUSE: Duration = Duration::from_millis(900);
 const BETWEEN_LISTS: Duration = Duration::from_secs(5);
+const LONGEST_BETWEEN_LISTS: Duration = Duration::from_secs(600);
+/// A watch that ends sooner is trouble, whatever it brought.
+const SHORTEST_WATCH: Duration = Duration::from_secs(1);
+const WENT_BACK: &str = "went_back";
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]

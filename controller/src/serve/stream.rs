@@ -75,6 +75,7 @@ impl DiscoveryStream {
     async fn serve(&mut self) -> Result<std::convert::Infallible, End> {
         let mut session = self.greet().await?;
         let mut worlds = self.open.shared.hub.worlds();
+        let mut reached = self.open.shared.hub.reached();
         let life = self.open.shared.config.stream_life.mul_f64(0.5 + rand::random::<f64>());
         let ends = Instant::now() + life;
         let mut behind_since = None;
@@ -100,6 +101,7 @@ impl DiscoveryStream {
                     changed.map_err(|_| End::Goodbye("draining", draining_pause()))?;
                     observe(&mut session, &mut worlds);
                 }
+                Ok(()) = reached.changed(), if behind => observe(&mut session, &mut worlds),
                 _ = heartbeats.tick() => heartbeat_due = true,
                 // Only when there is room is the next message made: it is then the latest.
                 permit = self.outgoing.reserve(), if heartbeat_due || session.has_update() => {

@@ -9,7 +9,6 @@ use http_body_util::StreamBody;
 use hyper::body::{Bytes, Frame};
 use k8s_openapi::api::core::v1 as core;
 use kube::client::Body;
-use kube::core::PartialObjectMeta;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -17,6 +16,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use super::*;
 use crate::hub::Hub;
 use crate::kubernetes::inventory::Inventory;
+use crate::kubernetes::readable::Readable;
 use crate::metrics::Metrics;
 use crate::progress::Progress;
 
@@ -93,8 +93,9 @@ fn bookmark(version: u64) -> String {
 }
 
 /// A namespace called `bad` can't be used.
-fn convert(object: &PartialObjectMeta<core::Namespace>) -> Converted {
-    let name = object.metadata.name.clone().unwrap_or_default();
+fn convert(object: &Readable<core::Namespace>) -> Converted {
+    object.read()?;
+    let name = object.name_any();
     if name == "bad" {
         return Err("is bad".to_owned());
     }
@@ -119,9 +120,15 @@ impl Running {
             metrics: Metrics::default(),
         };
         shared.inventory.lock().register("namespaces");
+        shared.hub.publish(crate::serve::session::tests::facts(&[]), Progress::of("namespaces", 1));
         let watch = Watch::required("namespaces", Api::all(server.client()), Selection::default(), convert);
         let task = tokio::spawn(watch.run(shared.clone()));
         Self { server, shared, task }
+    }
+
+    /// How often the watch was begun anew for that reason.
+    fn restarts(&self, reason: &'static str) -> u64 {
+        self.shared.metrics.watch_restarts.get_or_create(&RestartLabels { watch: "namespaces", reason }).get()
     }
 
     /// Waits for a position, then says which objects there are.
@@ -212,10 +219,8 @@ async fn a_proxy_that_has_seen_more_makes_it_look() {
     let server = Server::default();
     server.list(&["a"], 10, "");
     let mut lines = vec![server.answer(200, "")];
-    for version in [40, 50] {
-        server.list(&["a"], version, "");
-        lines.push(server.answer(200, ""));
-    }
+    server.list(&["a", "b"], 40, "");
+    lines.push(server.answer(200, ""));
     let running = Running::start(server);
     running.at(10).await;
     running.shared.hub.want(&Progress::of("namespaces", 10));
@@ -223,12 +228,160 @@ async fn a_proxy_that_has_seen_more_makes_it_look() {
     sleep(BETWEEN_LISTS).await;
     assert_eq!(running.server.asked.lock().len(), 2, "it is not behind");
     running.shared.hub.want(&Progress::of("namespaces", 40));
-    assert!(running.at(40).await.is_empty(), "nothing new, but known to hold");
-    // Nobody can have seen what a later list has not: it is looked for once.
-    running.shared.hub.want(&Progress::of("namespaces", 1000));
-    running.at(50).await;
-    running.server.asked(5).await;
-    sleep(2 * BETWEEN_LISTS).await;
-    assert_eq!(running.server.asked.lock().len(), 6);
+    let behind = Instant::now();
+    assert_eq!(running.at(40).await, ["a", "b"]);
+    assert!(behind.elapsed() < BETWEEN_LISTS);
     drop(lines);
+}
+
+#[tokio::test(start_paused = true)]
+async fn forged_marks_cost_little_and_hide_no_true_one() {
+    let server = Server::default();
+    let mut position = 10;
+    server.list(&["a"], position, "");
+    let mut lines = Vec::new();
+    for _ in 0..12 {
+        position += 1;
+        // The watch is well: what proxies say is made up.
+        lines.push(server.answer(200, &bookmark(position)));
+        server.list(&["a"], position, "");
+    }
+    let running = Running::start(server);
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(3600) {
+        // Each watch here is silent after its bookmark and ends as silent: such lists are none of a proxy's doing.
+        running.shared.hub.want(&Progress::of("namespaces", u64::MAX));
+        let own = running.shared.inventory.lock().position("namespaces").unwrap_or(0);
+        running.shared.hub.want(&Progress::of("namespaces", own + 1));
+        sleep(Duration::from_millis(700)).await;
+        if running.restarts("behind") == 3 {
+            break;
+        }
+    }
+    assert!(started.elapsed() > Duration::from_secs(30), "each later than the one before: {:?}", started.elapsed());
+    // A true one is heard all the same: a list that brings something makes the next come soon.
+    let server = running.server.clone();
+    server.answers.lock().clear();
+    position += 50;
+    server.list(&["a", "b"], position, "");
+    lines.push(server.answer(200, ""));
+    running.shared.hub.want(&Progress::of("namespaces", position));
+    assert_eq!(running.at(position).await, ["a", "b"]);
+    drop(lines);
+}
+
+#[tokio::test(start_paused = true)]
+async fn storage_that_went_back_is_listed_anew() {
+    let old = event("MODIFIED", &object("a", 7));
+    for older in [bookmark(8), old] {
+        let server = Server::default();
+        server.list(&["a"], 10, "");
+        let line = server.answer(200, &older);
+        server.list(&["b"], 8, "");
+        let running = Running::start(server);
+        while running.shared.inventory.lock().position("namespaces") != Some(8) {
+            sleep(Duration::from_millis(5)).await;
+        }
+        let news = running.shared.inventory.lock().take_news().unwrap();
+        assert!(news.begun_anew);
+        assert_eq!(running.restarts(WENT_BACK), 1);
+        drop(line);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_brings_nothing_proves_nothing() {
+    // An API server whose storage was put back sends neither events nor bookmarks to those who have seen more.
+    let server = Server::default();
+    server.list(&["a"], 10, "");
+    let nothing = server.answer(200, "");
+    server.list(&["a"], 8, "");
+    server.list(&["b"], 8, "");
+    let running = Running::start(server);
+    running.server.asked(1).await;
+    sleep(Duration::from_secs(20)).await;
+    drop(nothing);
+    while running.shared.inventory.lock().position("namespaces") != Some(8) {
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert!(running.server.asked(2).await.ends_with("limit=1"));
+    assert!(running.shared.inventory.lock().take_news().unwrap().begun_anew);
+
+    // Nor do opened watches make what is known young, where the storage does not answer.
+    let server = Server::default();
+    server.list(&["a"], 10, "");
+    let no_storage = r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"etcdserver: request timed out","code":500}"#;
+    let mut lines = Vec::new();
+    for _ in 0..3 {
+        lines.push(server.answer(200, ""));
+        server.answer(500, no_storage);
+    }
+    let running = Running::start(server);
+    running.at(10).await;
+    let heard = running.shared.inventory.lock().oldest_heard();
+    for (watch, line) in lines.into_iter().enumerate() {
+        running.server.asked(1 + 2 * watch).await;
+        sleep(Duration::from_secs(20)).await;
+        drop(line);
+    }
+    running.server.asked(6).await;
+    assert_eq!(running.shared.inventory.lock().oldest_heard(), heard);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sick_api_server_is_not_asked_all_day() {
+    let gone = r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"too old","reason":"Expired","code":410}"#;
+    let asked_in_a_minute = async |fill: &dyn Fn(&Server)| {
+        let server = Server::default();
+        fill(&server);
+        let running = Running::start(server);
+        sleep(Duration::from_secs(60)).await;
+        running.server.asked.lock().len()
+    };
+    // Watches that end at once.
+    let ending = |server: &Server| {
+        server.list(&["a"], 10, "");
+        for _ in 0..1000 {
+            server.answer(200, &bookmark(10));
+        }
+    };
+    let asked = asked_in_a_minute(&ending).await;
+    assert!((15..50).contains(&asked), "{asked} watches");
+    // Lists that work, and watches that don't.
+    let expired = |server: &Server| {
+        for _ in 0..500 {
+            server.list(&["a"], 10, "");
+            server.answer(410, gone);
+        }
+    };
+    let asked = asked_in_a_minute(&expired).await;
+    assert!((10..32).contains(&asked), "{asked} lists and watches");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_object_that_cannot_be_read_takes_no_other_with_it() {
+    let server = Server::default();
+    let broken = r#"{"metadata":{"name":"odd","resourceVersion":"9","labels":[]}}"#;
+    server.answer(
+        200,
+        &format!(
+            r#"{{"apiVersion":"v1","kind":"List","metadata":{{"resourceVersion":"10"}},"items":[{},{broken}]}}"#,
+            object("a", 9)
+        ),
+    );
+    let events = server.answer(200, "");
+    let running = Running::start(server);
+    assert_eq!(running.at(10).await, ["a"]);
+    let unusable = || running.shared.inventory.lock().all_unusable().next().unwrap();
+    let (watch, number, first) = unusable();
+    assert_eq!((watch, number), ("namespaces", 1));
+    assert!(first.as_deref().unwrap().starts_with("namespaces /odd: cannot be read"), "{first:?}");
+    say(&events, &event("ADDED", &broken.replace("\"odd\"", "\"odder\"").replace("\"9\"", "\"11\"")));
+    running.at(11).await;
+    assert_eq!(unusable().1, 2);
+    say(&events, &event("MODIFIED", &object("odd", 12)));
+    assert_eq!(running.at(12).await, ["a", "odd"]);
+    say(&events, &event("DELETED", &broken.replace("\"odd\"", "\"odder\"").replace("\"9\"", "\"13\"")));
+    running.at(13).await;
+    assert_eq!(unusable().1, 0);
 }
