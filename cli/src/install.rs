@@ -3,13 +3,14 @@
 //! Everything is applied on the server's side under one field manager, in an order in which each object finds what it
 //! needs, and the webhooks last of all: nobody's pods wait for an injector that cannot run yet. What was applied is
 //! written down ([`record`]) before it is, so an interrupted run is finished by the next one, and what an earlier version
-//! left behind is deleted. Running it twice changes nothing.
+//! left behind is deleted. Running it twice changes nothing; while one runs, another is refused ([`lock`]).
 //!
 //! `meshctl upgrade` ([`upgrade`]) is the same with the values of the last time, `meshctl uninstall` ([`uninstall`]) the
 //! way back.
 
 pub mod apply;
 pub mod difference;
+pub mod lock;
 pub mod object;
 pub mod preflight;
 pub mod progress;
@@ -34,6 +35,7 @@ use crate::kubernetes::{self, Cluster, ClusterArgs};
 use crate::output;
 
 use apply::Applied;
+use lock::Lock;
 use object::Object;
 use progress::Progress;
 use record::Record;
@@ -92,24 +94,17 @@ pub async fn install(cluster: &Cluster, overrides: Value, way: &Way) -> anyhow::
     let mut progress = Progress::new();
     let deadline = Instant::now() + way.timeout;
     rollout::namespace_ended(&cluster.client, names::SYSTEM_NAMESPACE, deadline, &mut progress).await?;
-    let before = Record::read(&cluster.client).await?;
     let live = apply::live(&cluster.client, desired.iter().map(|object| &object.key)).await?;
     preflight::owner(&live)?;
     progress.done(&format!("this cluster ({}) can be installed into", cluster.version.git_version));
 
-    let mut after = Record::of(&overrides, &desired);
+    let after = Record::of(&overrides, &desired);
     let (first, later): (Vec<Object>, Vec<Object>) =
         desired.into_iter().partition(|object| object.key.kind == "Namespace");
     let mut run = Run { cluster, way, deadline, progress, live, report: Report::default() };
     run.apply(first).await?;
-    // Before anything is made: whatever comes in between, the next run knows what there may be.
-    if before.as_ref() != Some(&after) {
-        after.begun_over(before.as_ref()).write(&cluster.client).await?;
-    }
-    run.in_order(later).await?;
-    run.prune(before.as_ref(), &after).await?;
-    after.complete = true;
-    after.write(&cluster.client).await?;
+    let lock = Lock::take(&cluster.client, &mut run.progress).await?;
+    lock.hold(run.all(later, after)).await?;
     run.report.version = VERSION.to_owned();
     run.report.running = way.wait;
     Ok(run.report)
@@ -126,6 +121,19 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    async fn all(&mut self, objects: Vec<Object>, mut after: Record) -> anyhow::Result<()> {
+        let client = &self.cluster.client;
+        let before = Record::read(client).await?;
+        // Before anything is made: whatever comes in between, the next run knows what there may be.
+        if before.as_ref() != Some(&after) {
+            after.begun_over(before.as_ref()).write(client).await?;
+        }
+        self.in_order(objects).await?;
+        self.prune(before.as_ref(), &after).await?;
+        after.complete = true;
+        after.write(client).await
+    }
+
     async fn in_order(&mut self, objects: Vec<Object>) -> anyhow::Result<()> {
         let (webhooks, others): (Vec<Object>, Vec<Object>) =
             objects.into_iter().partition(|object| object.key.kind == "MutatingWebhookConfiguration");

@@ -46,6 +46,13 @@ pub fn change(namespace: &ObjectMeta) -> Option<Change> {
     }
 }
 
+/// What takes everything of ours off a namespace, when nobody mirrors any more; nothing where there is nothing of ours.
+pub fn undo(namespace: &ObjectMeta) -> Option<Change> {
+    let mark = namespace.annotations.as_ref()?.get(INJECT_MIRRORED)?;
+    let label = namespace.labels.as_ref().and_then(|labels| labels.get(INJECT));
+    Some(Change::Remove { label: label == Some(mark) })
+}
+
 /// What to tell who writes a value that means nothing.
 pub fn warning(namespace: &ObjectMeta) -> Option<String> {
     let value = namespace.annotations.as_ref()?.get(INJECT).filter(|value| !is_word(value))?;
@@ -157,6 +164,20 @@ mod tests {
             assert_eq!(change(&metadata), None, "{metadata:?}");
         }
         assert!(warning(&namespace(Some("yes"), None, None)).unwrap().contains("\"yes\" is neither"));
+    }
+
+    #[test]
+    fn what_is_undone_is_ours_alone() {
+        let on = Some("enabled");
+        for ((annotation, label, mark), expected) in [
+            ((on, on, on), Some(Change::Remove { label: true })),
+            ((on, Some("disabled"), on), Some(Change::Remove { label: false })),
+            ((on, None, on), Some(Change::Remove { label: false })),
+            ((on, on, None), None),
+            ((None, None, None), None),
+        ] {
+            assert_eq!(undo(&namespace(annotation, label, mark)), expected, "{annotation:?} {label:?} {mark:?}");
+        }
     }
 
     #[test]

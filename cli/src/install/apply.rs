@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use kube::Client;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy};
@@ -95,26 +95,22 @@ pub async fn delete_ours(client: &Client, key: &Key) -> anyhow::Result<bool> {
         other => other.map_err(|error| anyhow::anyhow!("{key} cannot be read: {}", explain(&error)))?,
     };
     let Some(found) = found.filter(is_ours) else { return Ok(false) };
-    // Not one that somebody made anew under this name in the meantime.
-    let preconditions = Preconditions { uid: found.metadata.uid.clone(), resource_version: None };
+    delete(client, key, found.metadata.uid).await
+}
+
+/// Deletes an object whoever made it, and says whether it was there. With a uid it is that one, not one that somebody made
+/// anew under this name in the meantime.
+pub async fn delete(client: &Client, key: &Key, uid: Option<String>) -> anyhow::Result<bool> {
     let parameters = DeleteParams {
-        preconditions: Some(preconditions),
+        preconditions: uid.map(|uid| Preconditions { uid: Some(uid), resource_version: None }),
         propagation_policy: Some(PropagationPolicy::Background),
         ..DeleteParams::default()
     };
-    match api.delete(&key.name, &parameters).await {
+    match key.api(client).delete(&key.name, &parameters).await {
         Ok(_) => Ok(true),
         Err(error) if is_missing(&error) => Ok(false),
+        Err(kube::Error::Api(status)) if status.code == 409 && parameters.preconditions.is_some() => Ok(false),
         Err(error) => bail!("{key} cannot be deleted: {}", explain(&error)),
-    }
-}
-
-/// Deletes an object whoever made it, and says whether it was there.
-pub async fn delete(client: &Client, key: &Key) -> anyhow::Result<bool> {
-    match key.api(client).delete(&key.name, &DeleteParams::background()).await {
-        Ok(_) => Ok(true),
-        Err(error) if is_missing(&error) => Ok(false),
-        Err(error) => Err(error).with_context(|| format!("{key} cannot be deleted")),
     }
 }
 

@@ -1,31 +1,33 @@
 //! What is looked at before anything is changed: is the cluster new enough, is it ours to change, may we.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod rights;
 
 use anyhow::bail;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
-use kube::Client;
-use kube::api::{Api, DynamicObject, PostParams};
+use kube::api::DynamicObject;
 
-use crate::kubernetes::{Cluster, explain};
+use crate::kubernetes::Cluster;
 
 use super::apply::{Live, MANAGED_BY};
-use super::object::Object;
+
+pub use rights::rights;
 
 /// Refuses a cluster that has no native sidecars.
 pub fn version(cluster: &Cluster) -> anyhow::Result<()> {
-    match cluster.minor_version() {
-        Some(version) if version < OLDEST => {
-            let (major, minor) = OLDEST;
-            bail!(
-                "this cluster has Kubernetes {}; the mesh needs {major}.{minor} or newer (native sidecars)",
-                cluster.version.git_version
-            )
-        }
-        // A version nobody understands is no reason to refuse.
-        Some(_) | None => Ok(()),
+    match too_old(cluster.minor_version(), &cluster.version.git_version) {
+        Some(sentence) => bail!("{sentence}"),
+        None => Ok(()),
     }
+}
+
+/// A version that nobody understands is no reason to refuse.
+fn too_old(version: Option<(u32, u32)>, name: &str) -> Option<String> {
+    let (major, minor) = OLDEST;
+    version.filter(|version| *version < OLDEST).map(|_| {
+        format!(
+            "this cluster has Kubernetes {}; the mesh needs {major}.{minor} or newer (native sidecars)",
+            crate::table::one_line(name)
+        )
+    })
 }
 
 /// Refuses what Helm, or somebody who does as Helm does, installed.
@@ -50,62 +52,14 @@ fn helm_release(object: &DynamicObject) -> Option<(String, String)> {
     Some((annotation("meta.helm.sh/release-namespace").unwrap_or_else(unknown), release.unwrap_or_else(unknown)))
 }
 
-/// Says in one sentence which rights are missing to create and change `objects`.
-pub async fn rights(client: &Client, objects: &[Object]) -> anyhow::Result<()> {
-    let mut wanted = BTreeSet::new();
-    for key in objects.iter().map(|object| &object.key) {
-        let resource = key.resource();
-        for verb in ["get", "create", "patch"] {
-            wanted.insert((resource.group.clone(), resource.plural.clone(), verb, key.namespace.clone()));
-        }
-    }
-    let api: Api<SelfSubjectAccessReview> = Api::all(client.clone());
-    let asked = wanted.into_iter().map(|(group, resource, verb, namespace)| {
-        let api = &api;
-        async move {
-            let attributes = ResourceAttributes {
-                group: Some(group),
-                resource: Some(resource.clone()),
-                verb: Some(verb.to_owned()),
-                namespace,
-                ..ResourceAttributes::default()
-            };
-            let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..Default::default() };
-            let review = SelfSubjectAccessReview { spec, ..Default::default() };
-            let review = api.create(&PostParams::default(), &review).await;
-            let review =
-                review.map_err(|error| anyhow::anyhow!("your rights cannot be asked for: {}", explain(&error)))?;
-            let allowed = review.status.is_some_and(|status| status.allowed);
-            anyhow::Ok((!allowed).then_some((verb, resource)))
-        }
-    });
-    let missing: Vec<Option<(&str, String)>> = stream::iter(asked).buffered(AT_ONCE).try_collect().await?;
-    match refused(missing.into_iter().flatten()) {
-        Some(sentence) => bail!("{sentence}"),
-        None => Ok(()),
-    }
-}
-
-/// One sentence about all rights that are missing.
-fn refused(missing: impl Iterator<Item = (&'static str, String)>) -> Option<String> {
-    let mut verbs: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-    for (verb, resource) in missing {
-        verbs.entry(resource).or_default().push(verb);
-    }
-    let each: Vec<String> = verbs.iter().map(|(resource, verbs)| format!("{} {resource}", verbs.join("/"))).collect();
-    (!each.is_empty()).then(|| {
-        format!("you may not {} in this cluster; ask for cluster-admin, or somebody who has it", each.join(", "))
-    })
-}
-
 /// Native sidecars are on by default since 1.29.
 const OLDEST: (u32, u32) = (1, 29);
-const AT_ONCE: usize = 8;
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
+    use super::super::object::Object;
     use super::*;
 
     fn live(metadata: &serde_json::Value) -> Live {
@@ -125,10 +79,18 @@ mod tests {
     }
 
     #[test]
-    fn missing_rights_are_one_sentence() {
-        let missing = [("create", "roles"), ("create", "configmaps"), ("patch", "roles")];
-        let text = refused(missing.map(|(verb, resource)| (verb, resource.to_owned())).into_iter()).unwrap();
-        assert!(text.starts_with("you may not create configmaps, create/patch roles in this cluster"), "{text}");
-        assert_eq!(refused(std::iter::empty()), None);
+    fn a_cluster_that_is_too_old_is_refused_in_one_sentence() {
+        for (version, expected) in [
+            (Some((1, 28)), true),
+            (Some((0, 99)), true),
+            (Some((1, 29)), false),
+            (Some((2, 0)), false),
+            // Nobody understands it, which is no reason to refuse.
+            (None, false),
+        ] {
+            let refused = too_old(version, "v1.28.15-gke.1");
+            assert_eq!(refused.is_some(), expected, "{version:?}");
+            assert!(refused.iter().all(|text| text.contains("v1.28.15-gke.1; the mesh needs 1.29")), "{refused:?}");
+        }
     }
 }

@@ -1,4 +1,10 @@
 //! `meshctl uninstall`: everything of an installation out of a cluster, webhooks first so that nobody's pods wait.
+//!
+//! Refused while pods have a proxy, with when their certificates end ([`farewell`]). What the injector wrote onto namespaces
+//! goes as well ([`namespaces`]); what their owners wrote stays.
+
+pub mod farewell;
+pub mod namespaces;
 
 use std::time::Duration;
 
@@ -20,14 +26,16 @@ use serde_json::Map;
 use tokio::time::{Instant, sleep};
 
 use crate::args::{Output, UninstallArgs};
+use crate::check::many;
 use crate::kubernetes::{self, Cluster, ClusterArgs, explain};
 use crate::output;
+use crate::transport::port_forward::PortForward;
 
+use super::lock::Lock;
 use super::object::{Key, Object};
 use super::progress::Progress;
-use super::proxies::{self, MeshedPod};
 use super::record::{self, Record};
-use super::{apply, preflight};
+use super::{apply, preflight, proxies};
 
 /// What was done.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -54,35 +62,69 @@ async fn uninstall(cluster: &Cluster, args: &UninstallArgs) -> anyhow::Result<Re
     let record = Record::read(client).await?;
     let keys = keys(record.as_ref(), &cluster.version.git_version)?;
     preflight::owner(&apply::live(client, keys.iter()).await?)?;
-    let meshed = proxies::meshed(client).await?;
-    if !meshed.is_empty() && !args.force {
-        bail!("{}", refusal(&meshed, &lifetime(record.as_ref())));
-    }
     let (mut progress, mut report) = (Progress::new(), Report::default());
-    for key in &keys {
-        if key.kind == "CustomResourceDefinition" && !args.crds {
+    let meshed = proxies::meshed(client).await?;
+    if !meshed.is_empty() {
+        progress.wait("asking the proxies when their certificates end");
+        let farewells = farewell::ask(&PortForward::new(client.clone(), None), &meshed, PATIENCE).await;
+        let lifetime = lifetime(record.as_ref());
+        if !args.force {
+            drop(progress);
+            bail!("{}", farewell::refusal(&farewells, &lifetime, crate::now_ms()));
+        }
+        let ends = farewell::span(&farewells, &lifetime, crate::now_ms());
+        report.kept.push(format!("proxies of {}, until they are restarted: their {ends}", many(meshed.len(), "pod")));
+    }
+    if can_be_locked(client).await? {
+        let lock = Lock::take(client, &mut progress).await?;
+        lock.hold(objects(client, &keys, args.crds, &mut progress, &mut report)).await?;
+    } else {
+        objects(client, &keys, args.crds, &mut progress, &mut report).await?;
+    }
+    namespace(client, Instant::now() + args.timeout, &mut progress, &mut report).await?;
+    // Last, because an identity that is still ending might write them again.
+    for (key, uid) in bundles(client).await? {
+        if apply::delete(client, &key, uid).await? {
+            report.deleted.push(key.to_string());
+        }
+    }
+    namespaces::take_back(client, &mut report).await?;
+    progress.done("the mesh is uninstalled");
+    Ok(report)
+}
+
+async fn objects(
+    client: &Client,
+    keys: &[Key],
+    with_crds: bool,
+    progress: &mut Progress,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    for key in keys {
+        if key.kind == "CustomResourceDefinition" && !with_crds {
             report.kept.push(format!("{key} and its objects (--crds deletes them)"));
             continue;
         }
         if key.kind != "Namespace" {
-            delete(client, key, &mut progress, &mut report).await?;
+            delete(client, key, progress, report).await?;
         }
     }
     for key in left_in_system(client).await? {
-        if apply::delete(client, &key).await? {
+        if apply::delete(client, &key, None).await? {
             report.deleted.push(key.to_string());
         }
     }
-    namespace(client, Instant::now() + args.timeout, &mut progress, &mut report).await?;
-    // Last, because an identity that is still ending might write them again.
-    for key in bundles(client).await? {
-        if apply::delete(client, &key).await? {
-            report.deleted.push(key.to_string());
-        }
-    }
-    labelled_namespaces(client, &mut report).await?;
-    progress.done("the mesh is uninstalled");
-    Ok(report)
+    Ok(())
+}
+
+/// Nothing can be made in a namespace that is not there, or is ending; nor can anybody install there.
+async fn can_be_locked(client: &Client) -> anyhow::Result<bool> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let found = namespaces.get_metadata_opt(names::SYSTEM_NAMESPACE).await;
+    let found = found.map_err(|error| {
+        anyhow::anyhow!("Namespace {} cannot be read: {}", names::SYSTEM_NAMESPACE, explain(&error))
+    })?;
+    Ok(found.is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_none()))
 }
 
 /// Everything there may be, in the order it goes: what calls others first, what others need last.
@@ -111,16 +153,19 @@ async fn delete(client: &Client, key: &Key, progress: &mut Progress, report: &mu
     Ok(())
 }
 
-/// Trust bundles, one in every namespace.
-async fn bundles(client: &Client) -> anyhow::Result<Vec<Key>> {
+/// Trust bundles, one in every namespace, each with the uid it was found with: not what somebody makes under that name later.
+/// Name and label both have to be ours.
+async fn bundles(client: &Client) -> anyhow::Result<Vec<(Key, Option<String>)>> {
     let bundles: Api<ConfigMap> = Api::all(client.clone());
-    let selector = ListParams::default().labels(&format!("{}={}", apply::MANAGED_BY, names::IDENTITY_ACCOUNT));
+    let selector = ListParams::default()
+        .labels(&format!("{}={}", apply::MANAGED_BY, names::IDENTITY_ACCOUNT))
+        .fields(&format!("metadata.name={}", names::BUNDLE_CONFIG_MAP));
     let listed = bundles.list_metadata(&selector).await;
     let listed = listed.map_err(|error| anyhow::anyhow!("ConfigMaps cannot be listed: {}", explain(&error)))?;
-    let key = |bundle: PartialObjectMeta<ConfigMap>| {
-        key("v1", "ConfigMap", bundle.metadata.namespace, &bundle.metadata.name.unwrap_or_default())
+    let found = |bundle: PartialObjectMeta<ConfigMap>| {
+        (key("v1", "ConfigMap", bundle.metadata.namespace, names::BUNDLE_CONFIG_MAP), bundle.metadata.uid)
     };
-    Ok(listed.into_iter().map(key).collect())
+    Ok(listed.into_iter().map(found).collect())
 }
 
 /// What programs made in our namespace.
@@ -240,38 +285,6 @@ fn is_strange(metadata: &ObjectMeta) -> bool {
     !is_ours && !is_of_kubernetes && metadata.deletion_timestamp.is_none()
 }
 
-/// Their annotations and labels are their owners' words: they stay, and mean nothing until a mesh is installed again.
-async fn labelled_namespaces(client: &Client, report: &mut Report) -> anyhow::Result<()> {
-    let namespaces: Api<Namespace> = Api::all(client.clone());
-    let listed = namespaces.list_metadata(&ListParams::default().labels(names::INJECT)).await;
-    let listed = listed.map_err(|error| anyhow::anyhow!("namespaces cannot be listed: {}", explain(&error)))?;
-    for namespace in listed {
-        let name = namespace.metadata.name.unwrap_or_default();
-        report.kept.push(format!("{} of namespace {name}: nothing reads it now", names::INJECT));
-    }
-    Ok(())
-}
-
-/// Why we will not, and what to do.
-fn refusal(meshed: &[MeshedPod], lifetime: &str) -> String {
-    let mut text = format!(
-        "{} still have a proxy, and without mesh-identity their certificates end at most {lifetime} from now; then they can \
-         no longer talk to each other:\n",
-        if meshed.len() == 1 { "1 pod".to_owned() } else { format!("{} pods", meshed.len()) }
-    );
-    for MeshedPod { namespace, name, .. } in meshed.iter().take(SHOWN) {
-        text.push_str(&format!("  {namespace}/{name}\n"));
-    }
-    if meshed.len() > SHOWN {
-        text.push_str(&format!("  and {} more\n", meshed.len() - SHOWN));
-    }
-    text.push_str(
-        "Take them out of the mesh (kubectl annotate namespace NAMESPACE meshctl.io/inject=disabled --overwrite; kubectl \
-         rollout restart deployment --namespace NAMESPACE), or uninstall nevertheless with --force",
-    );
-    text
-}
-
 /// The longest a certificate can still live.
 fn lifetime(record: Option<&Record>) -> String {
     let lifetime = record.and_then(|record| record.values["identity"]["leafLifetime"].as_str());
@@ -291,8 +304,8 @@ impl Report {
 
 /// The Secret identity signs with.
 const ISSUER: &str = "mesh-issuer";
-/// Pods named in a refusal.
-const SHOWN: usize = 20;
+/// For all proxies together to say when their certificates end.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 #[cfg(test)]
 mod tests {
@@ -327,15 +340,5 @@ mod tests {
         for (name, by) in [("pull-secret", None), ("mesh-issuer", Some("cert-manager")), ("mesh-issuer", None)] {
             assert!(is_strange(&metadata(name, by)), "{name} {by:?}");
         }
-    }
-
-    #[test]
-    fn a_refusal_names_pods_and_what_to_do() {
-        let pods: Vec<MeshedPod> = (0..30)
-            .map(|number| MeshedPod { namespace: "shop".to_owned(), name: format!("web-{number}"), version: None })
-            .collect();
-        let text = refusal(&pods, "24h");
-        assert!(text.starts_with("30 pods still have a proxy"), "{text}");
-        assert!(text.contains("shop/web-0\n") && text.contains("and 10 more") && text.contains("--force"), "{text}");
     }
 }

@@ -1,11 +1,13 @@
 //! The life of an installation.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use integration_tests::cluster::{Cluster, server_manifest};
 use integration_tests::mesh::eventually;
 
+use super::account::Account;
 use super::shop::Shop;
 
 /// A second `meshctl install` changes nothing: no object's generation moves, no pod restarts.
@@ -19,25 +21,150 @@ fn install_twice_changes_nothing() {
     assert_eq!((generations(&cluster), pods(&cluster)), before);
 }
 
-/// `uninstall` is refused while pods are meshed; with `--force` it goes through, and nothing of the mesh is left but the
-/// CRDs. Applications go on, new pods start without a proxy, and a new installation takes over where the old one was.
+/// The whole life. `uninstall` is refused while pods are meshed, and says when their certificates end; with `--force` it goes
+/// through, and nothing of the mesh is left but the CRDs and what people wrote. Applications go on, and new pods start without
+/// a proxy. What Helm installs then is left to Helm. An installation that is killed is finished by running it again, and while
+/// that one runs another is refused. The last installation takes over where the first one was.
 #[test]
 fn uninstall_leaves_nothing_and_install_works_again() {
     let shop = Shop::open("comeback", 1);
     let cluster = &shop.namespace.cluster;
-    let refused = cluster.try_meshctl(&["uninstall"]).unwrap();
-    assert!(!refused.status.success());
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("comeback"), "{refused:?}");
-    cluster.meshctl(&["uninstall", "--force"]).unwrap();
+    let stranger = "{apiVersion: v1, kind: ConfigMap, metadata: {name: stranger, labels: {app.kubernetes.io/managed-by: mesh-identity}}}";
+    shop.namespace.apply(stranger).unwrap();
+    assert!(word(cluster, "comeback", "labels").contains("meshctl.io/inject"));
+
+    let pod = shop.namespace.kubectl(&["get", "pods", "--output=jsonpath={.items[0].metadata.name}"]).unwrap();
+    let refused = refusal(cluster, &["uninstall"]);
+    assert!(refused.contains("still has a proxy") && refused.contains("certificates end in "), "{refused}");
+    assert!(refused.contains(&format!("comeback/{pod}: ends in ")) && refused.contains("--force"), "{refused}");
+
+    let told = cluster.meshctl(&["uninstall", "--force"]).unwrap();
+    assert!(told.contains("kept      CustomResourceDefinition externalworkloads.meshctl.io"), "{told}");
+    assert!(told.contains("annotation meshctl.io/inject=enabled of Namespace comeback"), "{told}");
     eventually(Duration::from_secs(60), || left(cluster).is_empty()).unwrap_or_else(|_| panic!("{}", left(cluster)));
+    assert_eq!(word(cluster, "comeback", "labels").trim(), r#"{"kubernetes.io/metadata.name":"comeback"}"#);
+    assert_eq!(word(cluster, "comeback", "annotations").trim(), r#"{"meshctl.io/inject":"enabled"}"#);
+    shop.namespace.kubectl(&["get", "configmap", "stranger"]).unwrap();
+    cluster.kubectl(&["get", "crd", KIND]).unwrap();
     shop.namespace.restart("deployment/web").unwrap();
     assert!(!shop.is_meshed("web"), "nobody injects any more");
 
-    cluster.meshctl(&["install"]).unwrap();
+    helms_is_left_to_helm(cluster);
+    a_killed_installation_is_finished_by_the_next(cluster);
     shop.namespace.restart("deployment/web").unwrap();
     assert!(shop.is_meshed("web"));
     shop.none_failed("again", 50, 5, || ());
     cluster.meshctl(&["check", "--wait", "60s"]).unwrap();
+}
+
+/// A release of Helm's, whose pods never find a node: nothing of it has to run to be Helm's.
+fn helms_is_left_to_helm(cluster: &Cluster) {
+    cluster.meshctl(&["uninstall", "--crds"]).unwrap();
+    assert!(cluster.kubectl(&["get", "crd", KIND]).is_err(), "--crds takes the kinds as well");
+    let chart = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts").join(name).to_string_lossy().into_owned();
+    let place = "--namespace=mesh-system";
+    cluster.helm(&["install", "mesh-crds", &chart("mesh-crds"), place, "--create-namespace"]).unwrap();
+    cluster.helm(&["install", "mesh", &chart("mesh"), place, "--set=controlPlane.nodeSelector.nowhere=here"]).unwrap();
+    for command in [&["install"][..], &["upgrade"], &["upgrade", "--plan"], &["uninstall", "--force"]] {
+        let refused = refusal(cluster, command);
+        assert!(refused.contains("belongs to the Helm release mesh"), "{command:?}: {refused}");
+        assert_eq!(refused.lines().count(), 1, "{command:?}: {refused}");
+    }
+    let deployed = cluster.helm(&["list", place, "--deployed", "--short"]).unwrap();
+    assert_eq!(deployed.split_whitespace().collect::<Vec<_>>(), ["mesh", "mesh-crds"]);
+    cluster.helm(&["uninstall", "mesh", "mesh-crds", place]).unwrap();
+}
+
+fn a_killed_installation_is_finished_by_the_next(cluster: &Cluster) {
+    let killed = "meshctl install >/dev/null 2>&1 & until kubectl get clusterrole mesh-controller >/dev/null 2>&1; do :; done; \
+                  kill -9 $!; wait $!; kubectl get configmap mesh-install --namespace mesh-system --output 'jsonpath={.data.complete}'";
+    assert_eq!(cluster.shell(killed).unwrap(), "false", "it was killed in the middle");
+    let holder = || {
+        let holder = ["get", "lease", "mesh-install", "--namespace=mesh-system", "--output=jsonpath={.spec.holderIdentity}"];
+        cluster.kubectl(&holder).unwrap_or_default()
+    };
+    let dead = holder();
+    assert!(dead.starts_with("meshctl of "), "{dead}");
+    std::thread::scope(|scope| {
+        let next = scope.spawn(|| cluster.try_meshctl(&["install"]).unwrap());
+        eventually(Duration::from_secs(60), || !["", &dead].contains(&holder().as_str())).unwrap();
+        let other = refusal(cluster, &["install", "--set=controlPlane.podDisruptionBudgets=true"]);
+        assert!(other.contains("another installation is under way (meshctl of "), "{other}");
+        assert!(other.contains("changed nothing") && other.trim().lines().count() == 1, "{other}");
+        let next = next.join().unwrap();
+        let told = String::from_utf8_lossy(&next.stderr);
+        assert!(next.status.success() && told.contains("left unfinished"), "{told}");
+    });
+    assert_eq!(holder(), "", "whoever is done gives it back");
+    let record = cluster.kubectl(&["get", "configmap", "mesh-install", "--namespace=mesh-system", "--output=yaml"]).unwrap();
+    assert!(record.contains("complete: \"true\"") && !record.contains("podDisruptionBudgets"), "{record}");
+}
+
+/// A value switched on, and off again: its objects come and go, and `--plan` says so before.
+#[test]
+fn what_is_no_longer_wanted_is_deleted() {
+    let cluster = Cluster::running().unwrap();
+    cluster.meshctl(&["install"]).unwrap();
+    let budgets = || cluster.kubectl(&["get", "poddisruptionbudgets", "--namespace=mesh-system", "--output=name"]).unwrap();
+    for (value, plan, expected) in [("true", "create  PodDisruptionBudget", 3), ("false", "delete  PodDisruptionBudget", 0)] {
+        let set = format!("--set=controlPlane.podDisruptionBudgets={value}");
+        let before = budgets();
+        let planned = cluster.meshctl(&["upgrade", "--plan", &set]).unwrap();
+        assert_eq!(planned.matches(plan).count(), 3, "{planned}");
+        assert_eq!(budgets(), before, "a plan changes nothing");
+        cluster.meshctl(&["upgrade", &set]).unwrap();
+        assert_eq!(budgets().lines().count(), expected);
+    }
+    cluster.meshctl(&["upgrade", "--reset-values"]).unwrap();
+}
+
+/// An account that may not is told so in one sentence, and nothing has changed.
+#[test]
+fn missing_rights_are_said_before_anything_is_written() {
+    let cluster = Cluster::running().unwrap();
+    cluster.meshctl(&["install"]).unwrap();
+    let before = generations(&cluster);
+    let namespace = cluster.namespace("few-rights").unwrap();
+    let account = Account::new(&cluster, "few-rights", Some("edit"));
+    for command in [&["install", "--set=controlPlane.podDisruptionBudgets=true"][..], &["uninstall", "--force"]] {
+        let (well, out, err) = account.meshctl(&cluster, command);
+        assert!(!well && out.is_empty(), "{command:?}: {out}");
+        assert_eq!(err.trim().lines().count(), 1, "{command:?}: {err}");
+    }
+    let (_, _, err) = account.meshctl(&cluster, &["install"]);
+    for right in ["clusterroles", "mutatingwebhookconfigurations", "create/delete/get/patch deployments", "nothing was changed"] {
+        assert!(err.contains(right), "{right}: {err}");
+    }
+    assert_eq!(generations(&cluster), before);
+    drop(namespace);
+}
+
+/// What the accounts of the control plane may not do, wherever it is.
+#[test]
+fn the_control_plane_has_no_more_rights_than_it_needs() {
+    let cluster = Cluster::running().unwrap();
+    cluster.meshctl(&["install"]).unwrap();
+    let may = |account: &str, verb: &str, what: &str, place: &str| {
+        let line = format!("kubectl auth can-i {verb} {what} {place} --as=system:serviceaccount:mesh-system:{account} || true");
+        cluster.shell(&line).unwrap().trim() == "yes"
+    };
+    for account in ["mesh-controller", "mesh-identity", "mesh-injector"] {
+        for (verb, what) in
+            [("get", "secrets"), ("list", "secrets"), ("create", "pods/exec"), ("delete", "pods"), ("delete", "namespaces"), ("create", "pods"), ("escalate", "clusterroles")]
+        {
+            assert!(!may(account, verb, what, "--all-namespaces"), "{account} may {verb} {what}");
+        }
+    }
+    for (account, verb, what, expected) in [
+        ("mesh-identity", "get", "secret/mesh-issuer", true),
+        ("mesh-identity", "get", "secret/another", false),
+        ("mesh-controller", "get", "secret/mesh-issuer", false),
+        ("mesh-injector", "get", "secret/mesh-issuer", false),
+        ("mesh-injector", "patch", "mutatingwebhookconfiguration/another", false),
+        ("mesh-controller", "list", "pods", true),
+    ] {
+        assert_eq!(may(account, verb, what, "--namespace=mesh-system"), expected, "{account} {verb} {what}");
+    }
 }
 
 /// A pod of a namespace that did not opt in is never touched.
@@ -49,6 +176,21 @@ fn who_did_not_opt_in_is_left_alone() {
     namespace.rolled_out().unwrap();
     let pod = namespace.kubectl(&["get", "pods", "--output", "yaml"]).unwrap();
     assert!(!pod.contains("mesh-proxy") && !pod.contains("meshctl.io/proxy-version"), "{pod}");
+}
+
+/// What a command says that has to fail.
+fn refusal(cluster: &Cluster, command: &[&str]) -> String {
+    let output = cluster.try_meshctl(command).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{command:?}: {output:?}");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    // What it says on its way is no part of its answer.
+    let answer = told.find("meshctl: ").unwrap_or_else(|| panic!("{command:?}: {told}"));
+    told[answer..].to_owned()
+}
+
+/// Labels or annotations of a namespace.
+fn word(cluster: &Cluster, namespace: &str, map: &str) -> String {
+    cluster.kubectl(&["get", "namespace", namespace, &format!("--output=jsonpath={{.metadata.{map}}}")]).unwrap()
 }
 
 /// Names and generations of everything that the installation owns.
@@ -84,3 +226,5 @@ fn left(cluster: &Cluster) -> String {
 const NAMESPACED: &str =
     "deployments,services,serviceaccounts,configmaps,roles,rolebindings,poddisruptionbudgets,networkpolicies";
 const CLUSTER_WIDE: &str = "customresourcedefinitions,clusterroles,clusterrolebindings,mutatingwebhookconfigurations";
+/// Ours, by the name of its CRD.
+const KIND: &str = "externalworkloads.meshctl.io";

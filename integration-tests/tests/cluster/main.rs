@@ -2,6 +2,7 @@
 //! (`integration-tests/run cluster` sees to both).
 #![expect(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "an integration test is all tests")]
 
+mod account;
 mod charts;
 mod first_steps;
 mod identity;
