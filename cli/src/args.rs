@@ -83,7 +83,8 @@ pub enum Command {
     /// How current every proxy's picture of the mesh is, and what it rejected
     #[command(name = "proxy-status", after_help = PROXY_STATUS_EXAMPLES)]
     ProxyStatus(ProxyStatusArgs),
-    /// Version of this program, and of every proxy that answers
+    /// Version of this program, of the cluster, of the control plane and of every proxy that answers
+    #[command(after_help = VERSION_EXAMPLES)]
     Version(VersionArgs),
     /// Run a whole mesh on this machine: no Kubernetes, no registry, nothing to install
     #[command(after_help = DEMO_EXAMPLES)]
@@ -158,6 +159,12 @@ pub struct InjectArgs {
     /// The word against a proxy, whatever the namespace says
     #[arg(long)]
     pub disable: bool,
+    /// The proxy itself instead of the word for it: for a cluster that allows no webhook, or to see what it would do
+    #[arg(long, conflicts_with = "disable")]
+    pub manual: bool,
+    /// With --manual: the chart's own settings instead of those of the mesh that is installed
+    #[arg(long, requires = "manual")]
+    pub ignore_cluster: bool,
 }
 
 /// `uninstall`.
@@ -183,6 +190,10 @@ pub struct CheckArgs {
     /// Ask every proxy as well: version, certificate, age of its picture
     #[arg(long)]
     pub proxy: bool,
+    /// Only this namespace and its pods, for whoever may see no other [default: everything; where that is not allowed, the
+    /// namespace of the kubeconfig's context]
+    #[arg(short, long, value_name = "NAMESPACE", conflicts_with = "pre")]
+    pub namespace: Option<String>,
     /// Ask again until every check passes, at most this long (30s, 2m)
     #[arg(long, value_parser = duration, value_name = "TIME")]
     pub wait: Option<Duration>,
@@ -347,7 +358,8 @@ Examples:
 
 Renders the same charts as Helm (charts/mesh-crds, charts/mesh; charts/mesh/values.yaml lists the values) and applies them \
 to the namespace mesh-system. Run it again after an interruption, or with other values: the values \
-given are all there are (upgrade keeps the last ones). What Helm installed is left to Helm.";
+given are all there are (upgrade keeps the last ones). While one runs, another is refused. What Helm \
+installed is left to Helm.";
 
 const INJECT_EXAMPLES: &str = "\
 Examples:
@@ -355,10 +367,13 @@ Examples:
   meshctl inject < app.yaml > meshed.yaml
   meshctl inject --disable < batch.yaml | kubectl apply -f -
   meshctl uninject < meshed.yaml
+  meshctl inject --manual < app.yaml | kubectl apply -f -
+  meshctl inject --manual --ignore-cluster < app.yaml | diff app.yaml -
 
 Sets the annotation meshctl.io/inject on what pods are made from (Deployment, StatefulSet, DaemonSet, Job, CronJob, \
 Pod, Namespace …, in YAML or JSON, many documents or a List). The proxy itself is put in by the \
-cluster when the pod is made. Documents that change lose their comments, the others stay as they are.";
+cluster when the pod is made; with --manual it is put in here, by the same rules and with the settings of the installed mesh, and \
+keeps its version until the manifest is made anew. Documents that change lose their comments, the others stay as they are.";
 
 const UPGRADE_EXAMPLES: &str = "\
 Examples:
@@ -373,15 +388,17 @@ const UNINSTALL_EXAMPLES: &str = "\
 Examples:
   meshctl uninstall
   meshctl uninstall --crds     the kinds of meshctl.io and all objects of theirs as well
+  meshctl uninstall --force    even while pods have a proxy: they work until their certificates end
 
-Refuses while pods have a proxy, because they lose their certificate authority. Annotations and \
-labels of namespaces stay: they are their owners' words.";
+Refuses while pods have a proxy, because they lose their certificate authority, and says when each \
+certificate ends. Labels that the mesh wrote on namespaces go; annotations stay: they are their owners' words.";
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
   meshctl check --pre          can a mesh be installed here?
   meshctl check                is the installed one well?
   meshctl check --proxy        its proxies too
+  meshctl check -n shop        one namespace of yours, with no rights elsewhere
   meshctl check --wait 1m      until all is well, for a script
   meshctl check -o json
 
@@ -405,6 +422,8 @@ ADDED is the time that requests spent in them rather than behind them.";
 const EDGES_EXAMPLES: &str = "\
 Examples:
   meshctl edges
+  meshctl edges -n shop
+  meshctl edges -A --window 10s
   meshctl edges -o json
 
 Figures are those of the calling proxy where it is known; identities are from the certificates \
@@ -413,15 +432,27 @@ both ends showed.";
 const IDENTITY_EXAMPLES: &str = "\
 Examples:
   meshctl identity
-  meshctl identity catalog";
+  meshctl identity -n shop
+  meshctl identity deploy/web -n shop
+  meshctl identity -A -o json
+
+EXPIRES IN is what is left of the certificate in force, RENEWS IN when the proxy asks for the next one.";
 
 const PROXY_STATUS_EXAMPLES: &str = "\
 Examples:
   meshctl proxy-status
-  meshctl proxy-status catalog       with every key it subscribes to
+  meshctl proxy-status -A            of all namespaces
+  meshctl proxy-status deploy/web    with every key they subscribe to
   meshctl proxy-status --stale-after 5s
 
 AGE is how long ago the sources behind a proxy's picture were last known to be live.";
+
+const VERSION_EXAMPLES: &str = "\
+Examples:
+  meshctl version
+  meshctl version --client     this program only; nothing is asked
+
+Proxies go on working with a control plane of their own or the next minor version: meshctl upgrade --plan says so beforehand.";
 
 const DEMO_EXAMPLES: &str = "\
 Examples:

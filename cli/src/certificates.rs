@@ -47,7 +47,7 @@ pub async fn gather(transport: &impl Transport, proxies: &[String]) -> Vec<Certi
 pub async fn chosen(transport: &impl Transport, named: Option<&str>) -> anyhow::Result<Vec<String>> {
     let pods: Vec<Pod> = transport.pods().await?.into_iter().filter(|pod| pod.meshed).collect();
     if pods.is_empty() {
-        bail!("there is no proxy here; all namespaces: -A; what is wrong: meshctl check");
+        bail!("there is no proxy here; another namespace: -n NAMESPACE, all of them: -A; what is wrong: meshctl check");
     }
     let Some(named) = named else { return Ok(pods.into_iter().map(|pod| pod.proxy).collect()) };
     let target = named.contains('/').then(|| Target::parse_one(named).ok()).flatten();

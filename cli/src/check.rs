@@ -21,6 +21,7 @@ pub mod fetch;
 pub mod injection;
 pub mod installed;
 pub mod proxies;
+pub mod resources;
 pub mod trust;
 
 /// How a check came out.

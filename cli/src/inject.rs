@@ -1,7 +1,10 @@
 //! `meshctl inject` and `uninject`: manifests in, manifests out, with the word for the webhook put in or taken out.
 //!
 //! Nothing but the annotation changes: the proxy itself is put in when the pod is made, so that it always has the
-//! version of the control plane. Documents that need no change go through as they are, comments and all.
+//! version of the control plane ([`manual`] puts it in here and now). Documents that need no change go through as they are,
+//! comments and all.
+
+pub mod manual;
 
 use std::fmt;
 use std::io::{IsTerminal as _, Read as _};
@@ -14,14 +17,16 @@ use serde_json::{Map, Value};
 use crate::output;
 
 /// What to do with pods.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wish {
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Wish<'a> {
     /// They get a proxy.
     Enabled,
     /// They get none, whatever their namespace says.
     Disabled,
     /// Their namespace decides.
     Nothing,
+    /// The proxy itself, with these settings.
+    Proxy(&'a manual::Manual),
 }
 
 /// What became of one object.
@@ -34,10 +39,14 @@ pub struct Fate {
 }
 
 /// What was done with an object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Done {
     /// It says now what was wished.
     Changed,
+    /// It has a proxy now; what people should know of it, one sentence each.
+    Injected(Vec<String>),
+    /// It cannot have one, or wants none.
+    NotInjected(String),
     /// It said so before.
     Unchanged,
     /// It shares the node's network, where there can be no proxy.
@@ -47,7 +56,7 @@ pub enum Done {
 }
 
 /// Reads standard input, writes standard output, and tells on standard error what was done.
-pub fn run(wish: Wish) -> anyhow::Result<()> {
+pub fn run(wish: Wish<'_>) -> anyhow::Result<()> {
     let mut input = std::io::stdin();
     if input.is_terminal() {
         bail!("give it manifests on standard input: kubectl get deploy -o yaml | meshctl inject | kubectl apply -f -");
@@ -62,7 +71,7 @@ pub fn run(wish: Wish) -> anyhow::Result<()> {
 }
 
 /// The manifests with the wish in them, and what became of each object.
-pub fn rewrite(text: &str, wish: Wish) -> anyhow::Result<(String, Vec<Fate>)> {
+pub fn rewrite(text: &str, wish: Wish<'_>) -> anyhow::Result<(String, Vec<Fate>)> {
     let mut fates = Vec::new();
     if text.trim_start().starts_with('{') {
         let mut out = String::new();
@@ -80,7 +89,7 @@ pub fn rewrite(text: &str, wish: Wish) -> anyhow::Result<(String, Vec<Fate>)> {
         let before = fates.len();
         apply(&mut object, wish, &mut fates);
         out.push_str(&document.separator);
-        if fates[before..].iter().any(|fate| fate.done == Done::Changed) {
+        if fates[before..].iter().any(|fate| matches!(fate.done, Done::Changed | Done::Injected(_))) {
             out.push_str(&serde_yaml_ng::to_string(&object).context("a document cannot be written as YAML")?);
         } else {
             out.push_str(&document.body);
@@ -114,7 +123,7 @@ fn documents(text: &str) -> Vec<Document> {
     documents
 }
 
-fn apply(object: &mut Value, wish: Wish, fates: &mut Vec<Fate>) {
+fn apply(object: &mut Value, wish: Wish<'_>, fates: &mut Vec<Fate>) {
     let kind = object["kind"].as_str().unwrap_or_default().to_owned();
     if let (true, Some(items)) = (kind.ends_with("List"), object.get_mut("items").and_then(Value::as_array_mut)) {
         items.iter_mut().for_each(|item| apply(item, wish, fates));
@@ -124,16 +133,17 @@ fn apply(object: &mut Value, wish: Wish, fates: &mut Vec<Fate>) {
         return;
     }
     let name = object["metadata"]["name"].as_str().unwrap_or("(no name)").to_owned();
+    let namespace = object["metadata"]["namespace"].as_str().map(str::to_owned);
     let done = match template(&kind, object) {
         None => Done::NoPods,
+        // What its pods inherit is a word only.
+        Some(_) if kind == "Namespace" && matches!(wish, Wish::Proxy(_)) => Done::NoPods,
         Some(template) if template["spec"]["hostNetwork"] == true => Done::HostNetwork,
-        Some(template) => {
-            if say(template, wish) {
-                Done::Changed
-            } else {
-                Done::Unchanged
-            }
-        }
+        Some(template) => match wish {
+            Wish::Proxy(manual) => manual.put(&name, namespace.as_deref(), template),
+            wish if say(template, wish) => Done::Changed,
+            _ => Done::Unchanged,
+        },
     };
     fates.push(Fate { object: format!("{} {name}", kind.to_lowercase()), done });
 }
@@ -153,7 +163,7 @@ fn template<'a>(kind: &str, object: &'a mut Value) -> Option<&'a mut Value> {
 
 /// Puts the wish into the annotation, and says whether that changed anything. A label of the same name would be a second
 /// word about the same matter: it goes.
-fn say(template: &mut Value, wish: Wish) -> bool {
+fn say(template: &mut Value, wish: Wish<'_>) -> bool {
     let before = template.clone();
     let metadata = &mut template["metadata"];
     if !metadata.is_object() {
@@ -170,7 +180,7 @@ fn say(template: &mut Value, wish: Wish) -> bool {
     let word = match wish {
         Wish::Enabled => "enabled",
         Wish::Disabled => "disabled",
-        Wish::Nothing => "",
+        Wish::Nothing | Wish::Proxy(_) => "",
     };
     if !word.is_empty() {
         let annotations = &mut metadata["annotations"];
@@ -186,8 +196,16 @@ fn say(template: &mut Value, wish: Wish) -> bool {
 
 impl fmt::Display for Fate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let done = match self.done {
+        let done = match &self.done {
             Done::Changed => "changed",
+            Done::Injected(notes) => {
+                write!(f, "{} injected", crate::table::one_line(&self.object))?;
+                return notes.iter().try_for_each(|note| write!(f, "; {}", crate::table::one_line(note)));
+            }
+            Done::NotInjected(why) => {
+                let line = format!("{} not injected: {why}", self.object);
+                return f.write_str(&crate::table::one_line(&line));
+            }
             Done::Unchanged => "unchanged",
             Done::HostNetwork => "skipped: on the host network there can be no proxy",
             Done::NoPods => "skipped: it makes no pods",
@@ -202,7 +220,7 @@ mod tests {
 
     const DEPLOYMENT: &str = "apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: web\nspec:\n  template:\n    spec:\n      containers: []\n";
 
-    fn fates(text: &str, wish: Wish) -> (String, Vec<Done>) {
+    fn fates(text: &str, wish: Wish<'_>) -> (String, Vec<Done>) {
         let (text, fates) = rewrite(text, wish).unwrap();
         (text, fates.into_iter().map(|fate| fate.done).collect())
     }

@@ -278,7 +278,7 @@ pub fn yaml(objects: &[Object]) -> String {
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// What templates see where no cluster is asked.
-const DEFAULT_KUBE_VERSION: &str = "v1.34.0";
+pub const DEFAULT_KUBE_VERSION: &str = "v1.34.0";
 const NEXT: &str = "
 Next:
   meshctl check

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 
 use crate::args::{Args, CheckArgs, Command, ScopeArgs, Shell};
-use crate::check::Report;
+use crate::check::{Lines, Report};
 use crate::inject::Wish;
-use crate::kubernetes::{self, ConnectError, Place};
+use crate::kubernetes::{self, Cluster, ConnectError, Place};
 use crate::location::LocationError;
 use crate::output;
 use crate::stat::{Question, QuestionError};
@@ -31,6 +31,8 @@ pub fn main() -> ExitCode {
     };
     let result = match &args.command {
         Command::Demo(demo) => demo::run(demo, args.demo_dir.as_deref()),
+        Command::Inject(inject) if inject.manual => runtime()
+            .and_then(|runtime| runtime.block_on(Box::pin(inject::manual::run(inject.ignore_cluster, &args.cluster)))),
         Command::Inject(inject) if inject.disable => inject::run(Wish::Disabled),
         Command::Inject(_) => inject::run(Wish::Enabled),
         Command::Uninject => inject::run(Wish::Nothing),
@@ -102,12 +104,28 @@ async fn check_once(args: &Args, check: &CheckArgs) -> anyhow::Result<Report> {
     if check.pre {
         return Ok(check::before::judge(&Box::pin(check::fetch::before(&cluster)).await));
     }
-    let mut sections = check::installed::sections(&Box::pin(check::fetch::installed(&cluster)).await);
+    let (mut sections, scope) = match &check.namespace {
+        Some(namespace) => (check_namespace(&cluster, namespace, None).await, Some(namespace.clone())),
+        None => {
+            let facts = Box::pin(check::fetch::installed(&cluster)).await;
+            match check::installed::not_everybodys(&facts) {
+                Some(why) => {
+                    (check_namespace(&cluster, &cluster.namespace, Some(&why)).await, Some(cluster.namespace.clone()))
+                }
+                None => (check::installed::sections(&facts), None),
+            }
+        }
+    };
     if check.proxy {
-        let answers = check::proxies::gather(&PortForward::new(cluster.client.clone(), None)).await;
+        let answers = check::proxies::gather(&PortForward::new(cluster.client.clone(), scope)).await;
         sections.push(check::proxies::section(&answers, crate::now_ms()));
     }
     Ok(Report::new(sections))
+}
+
+async fn check_namespace(cluster: &Cluster, namespace: &str, why: Option<&str>) -> Vec<Lines> {
+    let facts = Box::pin(check::fetch::of_namespace(cluster, namespace)).await;
+    check::installed::sections_of_namespace(&facts, namespace, why)
 }
 
 fn demo(args: &Args) -> anyhow::Result<UnixSockets> {
@@ -141,7 +159,8 @@ async fn ask_cluster(args: &Args, no_demo: Option<LocationError>) -> anyhow::Res
     match &args.command {
         Command::Stat(stat) => {
             let question = Question::new(stat, namespace(&stat.scope, None, usual))?;
-            stat::run(&way(question.scope()), &question, stat, args.format()?).await
+            let (callers, own) = (way(question.scope()), way(question.namespace.as_deref()));
+            stat::run_where_allowed(&callers, &own, &question, stat, args.format()?).await
         }
         Command::Edges(edges) => {
             let namespace = namespace(&edges.scope, None, usual);

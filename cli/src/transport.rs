@@ -52,6 +52,8 @@ pub struct Pod {
     pub services: Vec<String>,
     /// There should be a proxy.
     pub meshed: bool,
+    /// Bytes that its proxy may take, where that is limited.
+    pub memory_limit: Option<u64>,
 }
 
 /// The proxies there should be.

@@ -13,6 +13,11 @@ impl Quantity {
         self.0.total_cmp(&other.0)
     }
 
+    /// In cores or bytes, but for what a double rounds off.
+    pub fn amount(self) -> f64 {
+        self.0
+    }
+
     /// Whether it is nothing.
     pub fn is_zero(self) -> bool {
         self.0 == 0.0

@@ -126,6 +126,39 @@ pub async fn installed(cluster: &Cluster) -> Installed {
     }
 }
 
+/// The part of it that one namespace holds.
+pub async fn of_namespace(cluster: &Cluster, namespace: &str) -> Installed {
+    let client = &cluster.client;
+    let elsewhere = || "it is in another namespace".to_owned();
+    let (found, pods, bundle, date_ms) = tokio::join!(
+        one(Api::<Namespace>::all(client.clone()), namespace),
+        listed::<Pod>(Api::namespaced(client.clone(), namespace)),
+        one(Api::<ConfigMap>::namespaced(client.clone(), namespace), names::BUNDLE_CONFIG_MAP),
+        date_ms(client),
+    );
+    let namespaces = match found {
+        Ok(Some(found)) => Ok(vec![found]),
+        Ok(None) => Err(format!("there is no namespace {namespace}")),
+        Err(why) => Err(why),
+    };
+    let trial = trial(client, namespaces.as_deref().unwrap_or_default()).await;
+    Installed {
+        now_ms: date_ms.unwrap_or_else(|_| crate::now_ms()),
+        deployments: Err(elsewhere()),
+        leases: Err(elsewhere()),
+        issuer: Err(elsewhere()),
+        webhook: Err(elsewhere()),
+        endpoints: Err(elsewhere()),
+        kinds: Vec::new(),
+        config: Err(elsewhere()),
+        replicas: Vec::new(),
+        bundles: bundle.map(|bundle| bundle.into_iter().collect()),
+        namespaces,
+        pods,
+        trial,
+    }
+}
+
 /// Asks every running pod of the control plane on its health port.
 async fn replicas(client: &Client, pods: &[Pod]) -> Vec<Replica> {
     let way = PortForward::new(client.clone(), None);

@@ -233,7 +233,8 @@ fn proxies(pods: &[Pod], lines: &mut Lines) {
     let mut well = 0;
     let mut waiting: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut versions: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for pod in pods.iter().filter(|pod| lives(pod) && is_meshed(pod) && pod.metadata.deletion_timestamp.is_none()) {
+    let stays = |pod: &&Pod| lives(pod) && pod.metadata.deletion_timestamp.is_none() && !has_ended(pod);
+    for pod in pods.iter().filter(|pod| is_meshed(pod)).filter(stays) {
         let name = format!("{}/{}", pod.namespace().unwrap_or_default(), pod.name_any());
         if let Some(version) = pod.annotations().get(names::PROXY_VERSION).filter(|version| *version != OWN) {
             versions.entry(version.clone()).or_default().push(name.clone());
@@ -267,6 +268,15 @@ fn not_running(count: usize) -> String {
 
 fn many_have(count: usize) -> String {
     if count == 1 { "1 proxy has".to_owned() } else { format!("{count} proxies have") }
+}
+
+/// Every container of the application has ended, for good: the proxy follows, and the pod's phase a moment later.
+fn has_ended(pod: &Pod) -> bool {
+    let status = pod.status.as_ref().and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
+    let own = status.iter().filter(|status| status.name != names::PROXY_CONTAINER);
+    let mut ended = own.map(|status| status.state.as_ref().is_some_and(|state| state.terminated.is_some())).peekable();
+    let again = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always") == "Always";
+    !again && ended.peek().is_some() && ended.all(|ended| ended)
 }
 
 fn status(pod: &Pod) -> Option<&ContainerStatus> {

@@ -74,6 +74,31 @@ pub fn sections(facts: &Installed) -> Vec<Lines> {
     vec![control, identity, injection]
 }
 
+/// Why only a part can be looked at: whoever asks may see neither all namespaces nor all pods.
+pub fn not_everybodys(facts: &Installed) -> Option<String> {
+    let forbidden = |why: &String| why.contains("forbidden");
+    match (&facts.namespaces, &facts.pods) {
+        (Err(_), Err(why)) if forbidden(why) => Some(why.clone()),
+        _ => None,
+    }
+}
+
+/// What can be said of one namespace, and why it is only one where nobody wished that.
+pub fn sections_of_namespace(facts: &Installed, namespace: &str, why: Option<&str>) -> Vec<Lines> {
+    let mut lines = Lines::new("namespace");
+    if let Some(why) = why {
+        let text = format!("only namespace {namespace} is looked at, not the control plane: {why}");
+        lines.warning("scope", text, "meshctl check -n NAMESPACE, for another one of yours");
+    }
+    let opted_in = injection::opted_in(facts.namespaces.as_deref().unwrap_or_default());
+    trust::bundles(&facts.bundles, &opted_in, None, facts.now_ms, &mut lines);
+    if !opted_in.is_empty() {
+        trial(&facts.trial, &mut lines);
+    }
+    injection::check(facts, &mut lines);
+    vec![lines]
+}
+
 /// The same as one answer.
 pub fn judge(facts: &Installed) -> Report {
     Report::new(sections(facts))

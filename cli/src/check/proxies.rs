@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::table;
 use crate::transport::{self, Answer, Pod, Transport, TransportError};
 
-use super::{Lines, Report, many, some};
+use super::{Lines, Report, many, resources, some};
 
 /// What all proxies said.
 #[derive(Debug, Clone, Default)]
@@ -24,6 +24,8 @@ pub struct Answers {
     pub discovery: Vec<Answer<DiscoveryStatus>>,
     /// `/failures` of every proxy.
     pub failures: Vec<Answer<Vec<Failure>>>,
+    /// Bytes that those proxies take whose memory is limited.
+    pub memory: Vec<Answer<f64>>,
     /// What is wrong with the objects the mesh follows, where that is known.
     pub problems: Option<Vec<String>>,
     /// Age from which a picture is stale, milliseconds.
@@ -56,6 +58,7 @@ pub async fn gather(transport: &impl Transport) -> Result<Answers, TransportErro
         answers.discovery.push(discovery);
         answers.failures.push(failures);
     }
+    answers.memory = resources::gather(transport, &pods).await;
     answers.pods = pods;
     Ok(answers)
 }
@@ -84,6 +87,7 @@ pub fn section(answers: &Result<Answers, TransportError>, now_ms: u64) -> Lines 
         Ok(answers) => {
             let pods = answers.pods.iter().filter(|pod| pod.meshed).cloned().collect();
             fill(&Answers { pods, ..answers.clone() }, now_ms, &mut checks);
+            resources::memory(&answers.pods, &answers.memory, &mut checks);
         }
     }
     checks

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::kubernetes::{explain, is_missing};
 
+use super::difference;
 use super::object::{Key, Object};
 
 /// Objects as they are in the cluster, without those that are not there.
@@ -53,8 +54,15 @@ pub async fn apply(
     Ok(match before {
         None => Applied::Created,
         Some(before) if before.metadata.resource_version == after.metadata.resource_version => Applied::Unchanged,
+        // What runs writes its status meanwhile.
+        Some(before) if is_same(before, &after) => Applied::Unchanged,
         Some(_) => Applied::Changed,
     })
+}
+
+fn is_same(before: &DynamicObject, after: &DynamicObject) -> bool {
+    let [before, after] = [before, after].map(|object| serde_json::to_value(object).unwrap_or_default());
+    difference::between(&before, &after).is_empty()
 }
 
 /// What applying it would give.

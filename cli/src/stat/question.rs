@@ -337,6 +337,7 @@ mod tests {
             kind: Some(Kind::Deployment),
             services: vec![workload.to_owned()],
             meshed: true,
+            ..Pod::default()
         }
     }
 

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use injector::quantity::Quantity;
 use k8s_openapi::api::core::v1::{Pod as KubernetesPod, Service};
 use kube::api::{Api, ListParams, Portforwarder};
 use kube::client::UpgradeConnectionError;
@@ -59,7 +60,11 @@ impl PortForward {
             None => Api::all(self.client.clone()),
         };
         all(&api).await.map_err(|error| match &error {
-            kube::Error::Api(status) if status.code == 403 => TransportError::NotAllowed(kubernetes::explain(&error)),
+            kube::Error::Api(status) if status.code == 403 => {
+                let way_out =
+                    if self.namespace.is_none() { "; look at one of your own namespaces with -n" } else { "" };
+                TransportError::NotAllowed(kubernetes::explain(&error) + way_out)
+            }
             _ => TransportError::List(kubernetes::explain(&error)),
         })
     }
@@ -132,7 +137,17 @@ fn described(pod: &KubernetesPod, services: &[Service]) -> Pod {
         workload,
         kind,
         meshed: is_meshed(pod),
+        memory_limit: memory_limit(pod),
     }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an amount of bytes is no negative number")]
+fn memory_limit(pod: &KubernetesPod) -> Option<u64> {
+    let spec = pod.spec.as_ref()?;
+    let mut containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let proxy = containers.find(|container| container.name == names::PROXY_CONTAINER)?;
+    let limit = proxy.resources.as_ref()?.limits.as_ref()?.get("memory")?;
+    limit.0.parse::<Quantity>().ok().filter(|limit| !limit.is_zero()).map(|limit| limit.amount() as u64)
 }
 
 /// A Service without a selector chooses nothing by itself.

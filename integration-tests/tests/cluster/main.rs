@@ -4,6 +4,7 @@
 
 mod account;
 mod charts;
+mod cli;
 mod first_steps;
 mod identity;
 mod install;

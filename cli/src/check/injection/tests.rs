@@ -1,7 +1,7 @@
 //! Who should have a proxy, and each way not to have one.
 
 use k8s_openapi::api::core::v1::Pod;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::check::Outcome;
 use crate::check::injection::opted_in;
@@ -165,6 +165,32 @@ fn who_needs_no_proxy_is_left_alone() {
     pods(&mut facts).extend([opted_out, host, done, ending, elsewhere]);
     let report = judge(&facts);
     assert_eq!(report.outcome, Outcome::Passed, "{}", report.render());
+}
+
+/// A Job's pod is not over with its application: its proxy ends after that, and its phase says so later still.
+#[test]
+fn a_job_that_is_done_is_no_failure() {
+    let ended = json!({"terminated": {"exitCode": 0}});
+    let state = |name: &str, state: &Value| {
+        json!({"name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state})
+    };
+    for (policy, app, expected) in [
+        ("Never", &ended, Outcome::Passed),
+        ("Never", &json!({"running": {}}), Outcome::Failed),
+        ("Always", &ended, Outcome::Failed),
+    ] {
+        let mut facts = well();
+        let mut job = pod("job", -100, true);
+        job.spec.as_mut().unwrap().restart_policy = Some(policy.to_owned());
+        job.status = Some(object(json!({
+            "phase": "Running",
+            "initContainerStatuses": [state("mesh-proxy", &ended)],
+            "containerStatuses": [state("app", app)],
+        })));
+        pods(&mut facts).push(job);
+        let report = judge(&facts);
+        assert_eq!(report.outcome, expected, "{policy} {app}: {}", report.render());
+    }
 }
 
 #[test]

@@ -21,6 +21,7 @@ fn well() -> Answers {
         identity: answer(identity),
         discovery: answer(discovery),
         failures: answer(Vec::new()),
+        memory: Vec::new(),
         problems: Some(Vec::new()),
         stale_ms: STALE_MS,
     }
