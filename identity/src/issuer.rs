@@ -152,6 +152,11 @@ impl Issuer {
         &self.bundle
     }
 
+    /// When every certificate of its chain is valid.
+    pub fn not_before(&self) -> SystemTime {
+        self.not_before
+    }
+
     /// When this issuer, or an intermediate above it, ends; from then on it refuses to sign.
     pub fn not_after(&self) -> SystemTime {
         self.not_after

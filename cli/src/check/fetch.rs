@@ -25,6 +25,7 @@ use crate::transport::port_forward::{PortForward, all, is_meshed};
 
 use super::before::{self, Before, Right};
 use super::installed::Installed;
+use super::trust::Validity;
 
 /// What was fetched, or in one sentence why not.
 pub type Fetched<T> = Result<T, String>;
@@ -49,6 +50,8 @@ pub struct Replica {
     pub unready: Option<String>,
     /// Milliseconds since its sources were last known to be live, where it has any.
     pub source_age_ms: Option<u64>,
+    /// The certificate it signs with, where it signs.
+    pub issuer: Option<Validity>,
 }
 
 /// Everything that `check --pre` looks at.
@@ -86,7 +89,7 @@ pub async fn installed(cluster: &Cluster) -> Installed {
     let (deployments, leases, issuer, webhook, endpoints, kinds) = tokio::join!(
         listed::<Deployment>(Api::namespaced(client.clone(), system)),
         listed::<Lease>(Api::namespaced(client.clone(), system)),
-        one(Api::<Secret>::namespaced(client.clone(), system), names::ISSUER_SECRET),
+        issuer(client),
         one(Api::<MutatingWebhookConfiguration>::all(client.clone()), names::WEBHOOK_CONFIGURATION),
         listed::<EndpointSlice>(Api::namespaced(client.clone(), system)),
         kinds(client),
@@ -178,13 +181,24 @@ async fn replicas(client: &Client, pods: &[Pod]) -> Vec<Replica> {
             };
             let metrics = way.get_port(&address, port, "/metrics").await.unwrap_or_default();
             let text = String::from_utf8_lossy(&metrics).into_owned();
-            let ages = exposition::parse(&text, &[SOURCE_AGE]).unwrap_or_default();
-            let age = ages.first().and_then(|sample| Duration::try_from_secs_f64(sample.value).ok());
-            let source_age_ms = age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
-            Replica { pod: name, unready, source_age_ms }
+            let samples = exposition::parse(&text, &[SOURCE_AGE, ISSUER_BEGIN, ISSUER_END]).unwrap_or_default();
+            let milliseconds = |metric: &str| {
+                let sample = samples.iter().find(|sample| sample.name == metric)?;
+                let time = Duration::try_from_secs_f64(sample.value).ok()?;
+                Some(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+            };
+            let end = milliseconds(ISSUER_END).filter(|end| *end > 0);
+            let issuer = end.map(|end| Validity::new(milliseconds(ISSUER_BEGIN).unwrap_or(0), end));
+            Replica { pod: name, unready, source_age_ms: milliseconds(SOURCE_AGE), issuer }
         }
     });
     stream::iter(each).buffered(AT_ONCE).collect().await
+}
+
+/// Whether the issuer's Secret is there. What is in it is nobody's business: with the certificate would come the key.
+async fn issuer(client: &Client) -> Fetched<bool> {
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), names::SYSTEM_NAMESPACE);
+    said(async { secrets.get_metadata_opt(names::ISSUER_SECRET).await.map(|found| found.is_some()) }).await
 }
 
 async fn said<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Fetched<T> {
@@ -297,5 +311,8 @@ pub(super) fn named<'n>(namespaces: &'n [Namespace], name: &str) -> Option<&'n N
 
 /// The controller's.
 const SOURCE_AGE: &str = "mesh_controller_source_age_seconds";
+/// Identity's.
+const ISSUER_BEGIN: &str = "mesh_identity_issuer_begin_timestamp_seconds";
+const ISSUER_END: &str = "mesh_identity_issuer_expiry_timestamp_seconds";
 const NODE_LEASES: &str = "kube-node-lease";
 const AT_ONCE: usize = 8;

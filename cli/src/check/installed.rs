@@ -3,7 +3,7 @@
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, ContainerStatus, Namespace, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, ContainerStatus, Namespace, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::jiff::Timestamp;
@@ -26,8 +26,8 @@ pub struct Installed {
     pub deployments: Fetched<Vec<Deployment>>,
     /// Of the mesh's namespace.
     pub leases: Fetched<Vec<Lease>>,
-    /// The issuer's certificate and key; only the certificates are looked at.
-    pub issuer: Fetched<Option<Secret>>,
+    /// Whether the issuer's Secret is there.
+    pub issuer: Fetched<bool>,
     /// The injector's webhooks.
     pub webhook: Fetched<Option<MutatingWebhookConfiguration>>,
     /// Of the mesh's namespace.
@@ -63,11 +63,11 @@ pub fn sections(facts: &Installed) -> Vec<Lines> {
     let mut identity = Lines::new("identity");
     let namespaces = facts.namespaces.as_deref().unwrap_or_default();
     let opted_in = injection::opted_in(namespaces);
-    let issuer = trust::issuer(&facts.issuer, facts.now_ms, &mut identity);
-    let bundle = trust::bundles(&facts.bundles, &opted_in, issuer.as_ref(), facts.now_ms, &mut identity);
+    trust::issuer(&facts.issuer, &facts.replicas, facts.now_ms, &mut identity);
+    let bundle = trust::bundles(&facts.bundles, &opted_in, facts.now_ms, &mut identity);
 
     let mut injection = Lines::new("injection");
-    webhook(facts, bundle.as_ref().or(issuer.as_ref()), &mut injection);
+    webhook(facts, bundle.as_ref(), &mut injection);
     endpoints(&facts.endpoints, &mut injection);
     trial(&facts.trial, &mut injection);
     injection::check(facts, &mut injection);
@@ -91,7 +91,7 @@ pub fn sections_of_namespace(facts: &Installed, namespace: &str, why: Option<&st
         lines.warning("scope", text, "meshctl check -n NAMESPACE, for another one of yours");
     }
     let opted_in = injection::opted_in(facts.namespaces.as_deref().unwrap_or_default());
-    trust::bundles(&facts.bundles, &opted_in, None, facts.now_ms, &mut lines);
+    trust::bundles(&facts.bundles, &opted_in, facts.now_ms, &mut lines);
     if !opted_in.is_empty() {
         trial(&facts.trial, &mut lines);
     }
@@ -267,7 +267,7 @@ fn milliseconds(time: Timestamp) -> u64 {
 /// What the replicas say themselves: ready or why not, and whether they still hear from the API server.
 fn replicas(replicas: &[Replica], lines: &mut Lines) {
     let before = lines.len();
-    for Replica { pod, unready, source_age_ms } in replicas {
+    for Replica { pod, unready, source_age_ms, .. } in replicas {
         let hint = format!("kubectl -n {} logs {pod}", names::SYSTEM_NAMESPACE);
         if let Some(why) = unready {
             lines.warning("replica", format!("{pod} is not ready: {}", table::one_line(why.trim())), &hint);

@@ -3,86 +3,50 @@
 use std::collections::BTreeMap;
 
 use identity::TrustBundle;
-use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt as _;
 use proto::names;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::table;
 
-use super::fetch::Fetched;
+use super::fetch::{Fetched, Replica};
 use super::{Lines, some};
 
-/// The issuer: valid, not about to end, and one that the bundle vouches for. Returns the anchors the mesh should trust.
-pub fn issuer(secret: &Fetched<Option<Secret>>, now_ms: u64, lines: &mut Lines) -> Option<TrustBundle> {
-    let hint = "kubectl -n mesh-system logs deploy/mesh-identity";
-    let secret = match secret {
+/// The issuer: there, valid, and not about to end, as those who sign with it say.
+pub fn issuer(secret: &Fetched<bool>, replicas: &[Replica], now_ms: u64, lines: &mut Lines) {
+    match secret {
         Err(why) => {
             lines.warning(
                 "issuer",
-                format!("the issuer {SECRET} may not be read: {why}"),
+                format!("it is not known whether there is an issuer {SECRET}: {why}"),
                 "kubectl auth can-i get secrets -n mesh-system",
             );
-            return None;
         }
-        Ok(None) => {
-            lines.failed("issuer", format!("there is no issuer: Secret {SECRET} is missing"), hint);
-            return None;
-        }
-        Ok(Some(secret)) => secret,
-    };
-    let data = secret.data.clone().unwrap_or_default();
-    let pem = |key: &str| data.get(key).map(|ByteString(bytes)| bytes.clone());
-    let Some(certificate) = pem("tls.crt") else {
-        lines.failed("issuer", format!("the issuer {SECRET} has no tls.crt"), hint);
-        return None;
-    };
-    match certificates(&certificate) {
-        Ok(chain) => {
-            let (text, soon) = (chain[0].lasts(now_ms), chain[0].soon(now_ms));
-            match chain[0].end(now_ms) {
-                End::Over => lines.failed(
-                    "issuer",
-                    format!("the issuer's certificate {text}: nobody gets a certificate"),
-                    "put a new tls.crt, tls.key and ca.crt into Secret mesh-system/mesh-issuer",
-                ),
-                End::NotYet => lines.failed(
-                    "issuer",
-                    format!("the issuer's certificate {text}"),
-                    "look at the clocks: meshctl check --pre",
-                ),
-                End::Valid if soon => lines.warning(
-                    "issuer",
-                    format!("the issuer's certificate {text}"),
-                    "put a new tls.crt, tls.key and ca.crt into Secret mesh-system/mesh-issuer",
-                ),
-                End::Valid => lines.passed("issuer", format!("the issuer's certificate {text}")),
-            }
-        }
-        Err(problem) => {
-            lines.failed("issuer", format!("tls.crt of the issuer {SECRET} cannot be read: {problem}"), hint)
-        }
+        Ok(false) => return lines.failed("issuer", format!("there is no issuer: Secret {SECRET} is missing"), LOGS),
+        Ok(true) => {}
     }
-    let anchors = pem("ca.crt").unwrap_or(certificate);
-    match TrustBundle::from_pem(&anchors) {
-        Ok(anchors) => Some(anchors),
-        Err(error) => {
-            lines.failed("issuer", format!("ca.crt of the issuer {SECRET} cannot be read: {error}"), hint);
-            None
-        }
+    let mut known: Vec<Validity> = replicas.iter().filter_map(|replica| replica.issuer).collect();
+    known.sort_unstable_by_key(|issuer| issuer.not_after_ms);
+    let Some(issuer) = known.first() else {
+        return lines.warning("issuer", "no replica of mesh-identity says how long its issuer lasts", LOGS);
+    };
+    let text = format!("the issuer's certificate {}", issuer.lasts(now_ms));
+    match issuer.end(now_ms) {
+        End::Over => lines.failed("issuer", format!("{text}: nobody gets a certificate"), NEW_ISSUER),
+        End::NotYet => lines.failed("issuer", text, "look at the clocks: meshctl check --pre"),
+        End::Valid if issuer.soon(now_ms) => lines.warning("issuer", text, NEW_ISSUER),
+        End::Valid => lines.passed("issuer", text),
     }
 }
 
-/// Every namespace with pods of the mesh has the bundle, all have the same, and it vouches for the issuer. Returns the bundle.
+/// Every namespace with pods of the mesh has the bundle, and all have the same. Returns the bundle.
 pub fn bundles(
     config_maps: &Fetched<Vec<ConfigMap>>,
     needed: &[String],
-    issuer: Option<&TrustBundle>,
     now_ms: u64,
     lines: &mut Lines,
 ) -> Option<TrustBundle> {
-    let hint = "kubectl -n mesh-system logs deploy/mesh-identity";
     let config_maps = match config_maps {
         Err(why) => {
             lines.warning(
@@ -109,10 +73,11 @@ pub fn bundles(
     let missing: Vec<String> = needed.iter().filter(|namespace| !read.contains_key(*namespace)).cloned().collect();
     if !missing.is_empty() {
         let what = if missing.iter().any(|namespace| broken.contains(namespace)) { "no readable" } else { "no" };
-        lines.failed("bundle", format!("{what} trust bundle in namespace {}", some(&missing)), hint);
+        lines.failed("bundle", format!("{what} trust bundle in namespace {}", some(&missing)), LOGS);
     }
-    // The one in force is what most have: one namespace that lags is told apart from all others being wrong.
-    let current = most(read.values(), issuer)?;
+    // The one in force is what mesh-identity keeps beside itself, else what most have: one namespace that lags is told apart
+    // from all others being wrong.
+    let current = read.get(names::SYSTEM_NAMESPACE).cloned().or_else(|| most(read.values()))?;
     let other: Vec<String> = read
         .iter()
         .filter(|(_, bundle)| bundle.fingerprint() != current.fingerprint())
@@ -122,13 +87,10 @@ pub fn bundles(
         lines.failed(
             "bundle",
             format!("the trust bundle of namespace {} is not that of the others", some(&other)),
-            hint,
+            LOGS,
         );
     }
-    if let Some(issuer) = issuer.filter(|issuer| !current.contains_all(issuer)) {
-        let text = format!("the trust bundle lacks the issuer's anchor {}", issuer.subjects().join("; "));
-        lines.failed("bundle", text, hint);
-    } else if missing.is_empty() && other.is_empty() {
+    if missing.is_empty() && other.is_empty() {
         let anchors: Vec<Validity> = current.certificates().iter().filter_map(|der| validity(der)).collect();
         anchor_ends(&anchors, read.len(), now_ms, lines);
     }
@@ -153,13 +115,12 @@ fn anchor_ends(anchors: &[Validity], namespaces: usize, now_ms: u64, lines: &mut
     }
 }
 
-fn most<'b>(bundles: impl Iterator<Item = &'b TrustBundle>, issuer: Option<&TrustBundle>) -> Option<TrustBundle> {
-    let mut counts: BTreeMap<[u8; 32], (bool, usize, &TrustBundle)> = BTreeMap::new();
+fn most<'b>(bundles: impl Iterator<Item = &'b TrustBundle>) -> Option<TrustBundle> {
+    let mut counts: BTreeMap<[u8; 32], (usize, &TrustBundle)> = BTreeMap::new();
     for bundle in bundles {
-        let vouches = issuer.is_some_and(|issuer| bundle.contains_all(issuer));
-        counts.entry(*bundle.fingerprint().as_bytes()).or_insert((vouches, 0, bundle)).1 += 1;
+        counts.entry(*bundle.fingerprint().as_bytes()).or_insert((0, bundle)).0 += 1;
     }
-    counts.into_values().max_by_key(|(vouches, count, _)| (*vouches, *count)).map(|(_, _, bundle)| bundle.clone())
+    counts.into_values().max_by_key(|(count, _)| *count).map(|(_, bundle)| bundle.clone())
 }
 
 /// When a certificate is valid, milliseconds since 1970.
@@ -177,6 +138,11 @@ enum End {
 }
 
 impl Validity {
+    /// Both in milliseconds since 1970.
+    pub fn new(not_before_ms: u64, not_after_ms: u64) -> Self {
+        Self { not_before_ms, not_after_ms }
+    }
+
     fn end(self, now_ms: u64) -> End {
         match now_ms {
             now if now < self.not_before_ms => End::NotYet,
@@ -200,20 +166,6 @@ impl Validity {
     }
 }
 
-/// In the order of the file: the issuer's own comes first.
-fn certificates(pem: &[u8]) -> Result<Vec<Validity>, String> {
-    let read = |section: Result<x509_parser::pem::Pem, _>| {
-        let section = section.map_err(|error: x509_parser::error::PEMError| error.to_string())?;
-        validity(&section.contents).ok_or_else(|| "a section is no certificate".to_owned())
-    };
-    let chain: Vec<_> =
-        x509_parser::pem::Pem::iter_from_buffer(pem).take(MOST_CERTIFICATES).map(read).collect::<Result<_, _>>()?;
-    if chain.is_empty() {
-        return Err("it holds no certificate".to_owned());
-    }
-    Ok(chain)
-}
-
 fn validity(der: &[u8]) -> Option<Validity> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     let milliseconds = |seconds: i64| u64::try_from(seconds).unwrap_or(0).saturating_mul(1000);
@@ -225,4 +177,5 @@ fn validity(der: &[u8]) -> Option<Validity> {
 
 const SECRET: &str = "mesh-system/mesh-issuer";
 const SOON_MS: u64 = 30 * 24 * 3_600_000;
-const MOST_CERTIFICATES: usize = 16;
+const LOGS: &str = "kubectl -n mesh-system logs deploy/mesh-identity";
+const NEW_ISSUER: &str = "put a new tls.crt, tls.key and ca.crt into Secret mesh-system/mesh-issuer";

@@ -192,7 +192,8 @@ impl Authority {
     /// Puts what is to be trusted in force, and looks at how far it has come.
     fn publish(&mut self, now: SystemTime) -> Result<(), AuthorityError> {
         let next = current(&self.rotation);
-        self.metrics.issuer(next.issuer.not_after(), next.bundle.certificates().len());
+        let issuer = &next.issuer;
+        self.metrics.issuer(issuer.not_before(), issuer.not_after(), next.bundle.certificates().len());
         let in_force = self.current.load();
         let unchanged = self.published.as_ref() == Some(&*next.bundle)
             && Arc::ptr_eq(&in_force.issuer, &next.issuer)

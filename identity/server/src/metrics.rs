@@ -15,6 +15,7 @@ use crate::service::Outcome;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Metrics {
     certificates: Family<ResultLabels, Counter>,
+    issuer_begin: Gauge<u64, AtomicU64>,
     issuer_expiry: Gauge<u64, AtomicU64>,
     anchors: Gauge<u64, AtomicU64>,
     leader: Gauge<u64, AtomicU64>,
@@ -39,6 +40,11 @@ impl Metrics {
             "mesh_identity_certificates_issued",
             "Certificates asked for, by result: issued, or why not",
             metrics.certificates.clone(),
+        );
+        registry.register(
+            "mesh_identity_issuer_begin_timestamp_seconds",
+            "Beginning of the issuer's certificate, seconds since 1970",
+            metrics.issuer_begin.clone(),
         );
         registry.register(
             "mesh_identity_issuer_expiry_timestamp_seconds",
@@ -90,7 +96,8 @@ impl Metrics {
         self.certificates.get_or_create(&ResultLabels { result: outcome.as_str() }).inc();
     }
 
-    pub(crate) fn issuer(&self, not_after: SystemTime, anchors: usize) {
+    pub(crate) fn issuer(&self, not_before: SystemTime, not_after: SystemTime, anchors: usize) {
+        self.issuer_begin.set(seconds(not_before));
         self.issuer_expiry.set(seconds(not_after));
         self.anchors.set(anchors as u64);
     }

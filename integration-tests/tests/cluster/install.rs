@@ -101,7 +101,12 @@ fn a_killed_installation_is_finished_by_the_next(cluster: &Cluster) {
     assert_eq!(holder(), "", "whoever is done gives it back");
     let record =
         cluster.kubectl(&["get", "configmap", "mesh-install", "--namespace=mesh-system", "--output=yaml"]).unwrap();
-    assert!(record.contains("complete: \"true\"") && !record.contains("podDisruptionBudgets") && !record.contains("nowhere"), "{record}");
+    assert!(
+        record.contains("complete: \"true\"")
+            && !record.contains("podDisruptionBudgets")
+            && !record.contains("nowhere"),
+        "{record}"
+    );
 }
 
 /// A value switched on, and off again: its objects come and go, and `--plan` says so before.

@@ -171,9 +171,7 @@ fn who_needs_no_proxy_is_left_alone() {
 #[test]
 fn a_job_that_is_done_is_no_failure() {
     let ended = json!({"terminated": {"exitCode": 0}});
-    let state = |name: &str, state: &Value| {
-        json!({"name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state})
-    };
+    let state = |name: &str, state: &Value| json!({"name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state});
     for (policy, app, expected) in [
         ("Never", &ended, Outcome::Passed),
         ("Never", &json!({"running": {}}), Outcome::Failed),

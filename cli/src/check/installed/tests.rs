@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::check::Outcome;
+use crate::check::trust::Validity;
 
 const NOW_S: u64 = 1_800_000_000;
 
@@ -58,11 +59,10 @@ fn bundle(namespace: &str, pem: &str) -> ConfigMap {
     object(json!({"metadata": {"name": "mesh-trust-bundle", "namespace": namespace}, "data": {"bundle.pem": pem}}))
 }
 
-fn secret(pem: &str) -> Secret {
-    let mut secret: Secret = object(json!({"metadata": {"name": "mesh-issuer"}}));
-    let pem = || ByteString(pem.as_bytes().to_vec());
-    secret.data = Some([("tls.crt".to_owned(), pem()), ("ca.crt".to_owned(), pem())].into());
-    secret
+/// An issuer that began some days ago, and lasts ten years.
+fn validity(days_ago: u64) -> Option<Validity> {
+    let begin = NOW_S - days_ago * 86_400;
+    Some(Validity::new(begin * 1000, (begin + 3650 * 86_400) * 1000))
 }
 
 fn webhooks(pem: &str) -> MutatingWebhookConfiguration {
@@ -127,12 +127,15 @@ pub(in crate::check) fn well() -> Installed {
         now_ms: NOW_S * 1000,
         deployments: Ok(COMPONENTS.map(deployment).into()),
         leases: Ok(vec![lease("mesh-controller"), lease("mesh-identity")]),
-        issuer: Ok(Some(secret(&root))),
+        issuer: Ok(true),
         webhook: Ok(Some(webhooks(&root))),
         endpoints: Ok(COMPONENTS.map(slice).into()),
         kinds: vec![(KINDS[0], Ok(Some(kind())))],
         config: Ok(Some(config("trustDomain: cluster.local"))),
-        replicas: vec![Replica { pod: "mesh-controller-1".into(), unready: None, source_age_ms: Some(20_000) }],
+        replicas: vec![
+            Replica { pod: "mesh-controller-1".into(), unready: None, source_age_ms: Some(20_000), issuer: None },
+            Replica { pod: "mesh-identity-1".into(), unready: None, source_age_ms: None, issuer: validity(1) },
+        ],
         bundles: Ok(vec![bundle("shop", &root), bundle("default", &root)]),
         namespaces: Ok(vec![namespace("shop"), object(json!({"metadata": {"name": "default"}}))]),
         pods: Ok(vec![pod("web-5d-1", -300, true)]),
@@ -215,7 +218,7 @@ fn each_thing_of_identity_that_can_be_wrong() {
     each(&[
         (
             "issuer",
-            |facts| facts.issuer = Ok(None),
+            |facts| facts.issuer = Ok(false),
             Outcome::Failed,
             "Secret mesh-system/mesh-issuer is missing",
             "logs deploy/mesh-identity",
@@ -224,7 +227,7 @@ fn each_thing_of_identity_that_can_be_wrong() {
             "issuer",
             |facts| facts.issuer = Err("secrets is forbidden".into()),
             Outcome::Warning,
-            "may not be read: secrets is forbidden",
+            "whether there is an issuer mesh-system/mesh-issuer: secrets is forbidden",
             "kubectl auth can-i get secrets",
         ),
         (
@@ -249,10 +252,10 @@ fn each_thing_of_identity_that_can_be_wrong() {
             "mesh-identity",
         ),
         (
-            "bundle",
-            |facts| facts.issuer = Ok(Some(secret(&root(3)))),
-            Outcome::Failed,
-            "lacks the issuer's anchor",
+            "issuer",
+            |facts| facts.replicas[1].issuer = None,
+            Outcome::Warning,
+            "no replica of mesh-identity says how long",
             "mesh-identity",
         ),
     ]);
@@ -264,11 +267,8 @@ fn certificates_that_end() {
         (3650 - 20, Outcome::Warning, "the issuer's certificate ends in 2"),
         (3651, Outcome::Failed, "the issuer's certificate ended"),
     ] {
-        let root = root(days);
         let mut facts = well();
-        facts.issuer = Ok(Some(secret(&root)));
-        facts.bundles = Ok(vec![bundle("shop", &root)]);
-        facts.webhook = Ok(Some(webhooks(&root)));
+        facts.replicas[1].issuer = validity(days);
         let report = judge(&facts);
         assert_eq!(report.outcome, outcome, "{}", report.render());
         assert!(report.render().contains(text), "{}", report.render());
