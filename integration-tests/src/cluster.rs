@@ -189,7 +189,7 @@ spec:
 
 /// A container of the test program: its arguments as items of a YAML list, and what else is to be said of it.
 pub fn container(name: &str, arguments: &str, more: &str) -> String {
-    format!("{{ name: {name}, image: \"{TRAFFIC}\", args: [{arguments}], resources: {SHARE}, {more} }}")
+    format!("{{ name: {name}, image: \"{TRAFFIC}\", args: [{arguments}], resources: {SMALL_SHARE}, {more} }}")
 }
 
 /// A Deployment of one pod: its annotations as items of a YAML map, its containers, and what else is to be said of the pod.
@@ -260,3 +260,5 @@ fn text(output: &Output) -> anyhow::Result<String> {
 pub const TRAFFIC: &str = concat!("meshctl.io/test-traffic:", env!("CARGO_PKG_VERSION"));
 /// A share of the processor, so that a busy machine starves proxies and applications alike.
 const SHARE: &str = "{ requests: { cpu: 100m } }";
+/// The same where a test has many pods: they must find room.
+const SMALL_SHARE: &str = "{ requests: { cpu: 10m } }";

@@ -60,21 +60,21 @@ impl Namespace {
         Ok(admin::sum(&self.metrics(app)?, metric, labels))
     }
 
-    /// Runs the test program in the container `app` of a Deployment's pod; its output, whether it succeeded or not.
+    /// Runs the test program in the container `app` of a Deployment's pod; its output. It has to succeed.
     pub fn run_in(&self, app: &str, words: &[&str]) -> anyhow::Result<String> {
         let deployment = format!("deployment/{app}");
         let program = ["exec", &deployment, "--container=app", "--", "/traffic"];
         self.kubectl(&[&program, words].concat())
     }
 
-    /// Sends requests from the container `app` of a Deployment's pod: 20 a second for two seconds.
-    pub fn send_from(&self, app: &str, target: &str, more: &[&str]) -> anyhow::Result<LoadReport> {
-        let words = ["load", "--rate=20", "--seconds=2", "--target", target];
-        let output = self.run_in(app, &[&words, more].concat())?;
+    /// Sends ten requests a second from the container `app` of a Deployment's pod.
+    pub fn send_from(&self, app: &str, target: &str, seconds: u32) -> anyhow::Result<LoadReport> {
+        let seconds = format!("--seconds={seconds}");
+        let output = self.run_in(app, &["load", "--rate=10", &seconds, "--target", target])?;
         serde_json::from_str(output.trim()).context(output)
     }
 
-    /// Waits until there is as many of something as there should be: `what` is a path in JSONPath.
+    /// Waits until a field of an object, given in JSONPath, is as wanted.
     pub fn wait_for(&self, object: &str, path: &str, wanted: impl Fn(&str) -> bool) -> anyhow::Result<()> {
         let output = format!("--output=jsonpath={path}");
         let mut seen = String::new();

@@ -121,7 +121,7 @@ pub async fn run(options: &LoadOptions) -> anyhow::Result<LoadReport> {
 
 /// One GET, and no second try; anything but 200 is an error.
 pub async fn get(target: &str, path: &str) -> anyhow::Result<()> {
-    let mut connection = Connection::open(target).await?;
+    let mut connection = timeout(PATIENCE, Connection::open(target)).await.context("not connected in time")??;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {target}\r\n\r\n");
     let response = timeout(PATIENCE, connection.exchange(request.as_bytes())).await.context("no answer in time")??;
     ensure!(response.status == 200, "{} {}", response.status, response.proxy_status);

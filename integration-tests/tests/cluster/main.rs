@@ -3,12 +3,15 @@
 #![expect(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "an integration test is all tests")]
 
 mod account;
+mod capture;
 mod charts;
 mod cli;
 mod first_steps;
 mod identity;
+mod injection;
 mod install;
 mod nothing_fails;
+mod plain;
 mod pods;
 mod probes;
 mod routes;

@@ -209,19 +209,19 @@ fn is_spiffe(id: &str) -> bool {
 }
 
 const FLOWS: [Flow; 4] = [
-    Flow { client: "to-web", server: "web", protocol: "http", pods: 2, rate: 60.0 },
-    Flow { client: "to-stock", server: "stock", protocol: "grpc", pods: 1, rate: 40.0 },
-    Flow { client: "to-redis", server: "redis", protocol: "tcp", pods: 1, rate: 40.0 },
-    Flow { client: "db", server: "db", protocol: "http", pods: 3, rate: 60.0 },
+    Flow { client: "to-web", server: "web", protocol: "http", pods: 2, rate: 30.0 },
+    Flow { client: "to-stock", server: "stock", protocol: "grpc", pods: 1, rate: 20.0 },
+    Flow { client: "to-redis", server: "redis", protocol: "tcp", pods: 1, rate: 20.0 },
+    Flow { client: "db", server: "db", protocol: "http", pods: 3, rate: 30.0 },
 ];
 const CLIENTS: [Client; 3] = [
-    Client { job: "to-web", arguments: "--rate=60, '--target=web:80'" },
-    Client { job: "to-stock", arguments: "--rate=40, --protocol=grpc, --path=/shop.Stock/Get, '--target=stock:50051'" },
-    Client { job: "to-redis", arguments: "--rate=40, --protocol=redis, --path=/value, '--target=redis:6379'" },
+    Client { job: "to-web", arguments: "--rate=30, '--target=web:80'" },
+    Client { job: "to-stock", arguments: "--rate=20, --protocol=grpc, --path=/shop.Stock/Get, '--target=stock:50051'" },
+    Client { job: "to-redis", arguments: "--rate=20, --protocol=redis, --path=/value, '--target=redis:6379'" },
 ];
 /// Each calls the two others, from the moment that they all can be called.
 const PEER: &str =
-    "load, --seconds=45, --stay, --rate=20, '--except=$(POD).', '--target=db-0.db:8080,db-1.db:8080,db-2.db:8080'";
+    "load, --seconds=45, --stay, --rate=10, '--except=$(POD).', '--target=db-0.db:8080,db-1.db:8080,db-2.db:8080'";
 const READY_REDIS: &str = "readinessProbe: { tcpSocket: { port: 6379 }, periodSeconds: 1 }";
 /// Longer than it takes to start all Jobs and to look for twelve seconds.
 const SECONDS: u32 = 30;
