@@ -1,7 +1,7 @@
 //! What somebody on a node's network sees of pods that talk.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -38,14 +38,13 @@ fn overheard(capture: &Capture, namespace: &Namespace) -> Result<(), String> {
     let busy = eventually(Duration::from_secs(30), || {
         streams = read(&std::fs::read(capture.file.path()).unwrap_or_default());
         streams.retain(|(from, to), _| addresses.contains(&from.ip()) || addresses.contains(&to.ip()));
-        // In both directions, more than a handshake.
-        PORTS.iter().all(|port| {
-            let of_port = |towards: bool| {
-                let lengths = streams.iter().filter(|((from, to), _)| if towards { to } else { from }.port() == *port);
-                lengths.map(|(_, bytes)| bytes.len()).sum::<usize>() > 2000
-            };
-            of_port(true) && of_port(false)
-        })
+        // In both directions, more than a handshake and some requests.
+        let bytes = |is_counted: &dyn Fn(&SocketAddr, &SocketAddr) -> bool| -> usize {
+            streams.iter().filter(|((from, to), _)| is_counted(from, to)).map(|(_, bytes)| bytes.len()).sum()
+        };
+        PORTS
+            .iter()
+            .all(|port| bytes(&|_, to| to.port() == *port) > 4000 && bytes(&|from, _| from.port() == *port) > 400)
     });
     busy.unwrap_or_else(|_| panic!("little is seen of {addresses:?} in {:?}", streams.keys()));
     for ((from, to), bytes) in &streams {
@@ -97,7 +96,7 @@ fn manifests() -> String {
     };
     let servers = [serve("http", 8080), serve("grpc", 8081), redis];
     let clients = [("http", 8080), ("grpc", 8081), ("redis", 6379)].map(|(protocol, port)| {
-        let target = format!("'--target=server:{port}', --path=/{SECRET}, --rate=10");
+        let target = format!("'--target=server:{port}', --path=/{SECRET}, --rate=20");
         container(protocol, &format!("load, --protocol={protocol}, --except=nobody, {target}"), "")
     });
     let ports = "{ name: http, port: 8080 }, { name: grpc, port: 8081 }, { name: redis, port: 6379 }";
