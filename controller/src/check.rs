@@ -74,7 +74,8 @@ fn warnings(picture: &Picture, facts: &resolve::Facts) -> Vec<String> {
                         cluster: String::new(),
                         cluster_networks: Vec::new(),
                     };
-                    if resolve::endpoints(facts, &mesh, &id).is_none_or(|endpoints| endpoints.list.is_empty()) {
+                    let found = resolve::endpoints(facts, &mesh, &id, &resolve::Audience::Everybody);
+                    if found.is_none_or(|endpoints| endpoints.list.is_empty()) {
                         warn(format!("port {} has no endpoint; see its selector and targetPort", port.port));
                     }
                 }

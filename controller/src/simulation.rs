@@ -91,6 +91,7 @@ fn facts(version: u64) -> Facts {
                 target: TargetPort::Number(80),
                 app_protocol: None,
             }],
+            ..Service::default()
         }));
         let since = u8::try_from(version / every).unwrap();
         objects.push(Object::Workload(Workload {

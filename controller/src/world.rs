@@ -119,7 +119,8 @@ impl World {
 
     fn audience(&self, key: &Key, caller: &Caller) -> Audience {
         match key {
-            Key::Bundle | Key::Settings | Key::Endpoints(_) => Audience::Everybody,
+            Key::Bundle | Key::Settings => Audience::Everybody,
+            Key::Endpoints(id) => Audience::of_endpoints(&self.facts, id, caller),
             Key::Inbound => Audience::Workload(caller.clone()),
             Key::Outbound(address) => Audience::of_outbound(&self.facts, canonical(*address), caller),
         }
@@ -135,13 +136,13 @@ impl World {
                 Audience::Workload(caller) => {
                     resolve::inbound(&self.facts, &self.mesh, caller).map(|it| Wire::Inbound(encode::inbound(&it)))
                 }
-                Audience::Everybody | Audience::Namespace(_) => None,
+                Audience::Everybody | Audience::Namespace(_) | Audience::Node(_) => None,
             },
             Key::Outbound(address) => {
                 let outbound = resolve::outbound(&self.facts, &self.mesh, canonical(*address), audience);
                 outbound.map(|it| Wire::Outbound(encode::outbound(&it)))
             }
-            Key::Endpoints(id) => resolve::endpoints(&self.facts, &self.mesh, id).map(|it| {
+            Key::Endpoints(id) => resolve::endpoints(&self.facts, &self.mesh, id, audience).map(|it| {
                 addresses = it.list.iter().map(|endpoint| endpoint.address).collect();
                 Wire::Endpoints(encode::endpoints(&it))
             }),

@@ -52,6 +52,7 @@ reasons! {
     NoRoute "no_route" 404 "destination_not_found" false "Routes exist for the Service and none of them matches the request.";
     BackendUnresolved "backend_unresolved" 500 "proxy_configuration_error" false "The route names a backend that does not exist or has no such port.";
     NoEndpoints "no_endpoints" 503 "destination_unavailable" false "The Service has no ready endpoint.";
+    NoLocalEndpoints "no_local_endpoints" 503 "destination_unavailable" false "The Service's internalTrafficPolicy is Local, and none of its ready endpoints is on the client's node.";
     ConnectRefused "connect_refused" 502 "connection_refused" false "The endpoint's proxy or host refused the connection.";
     ConnectTimeout "connect_timeout" 504 "connection_timeout" false "The endpoint did not answer the connection attempt; a NetworkPolicy may drop it.";
     ConnectFailed "connect_failed" 502 "destination_ip_unroutable" false "The endpoint could not be reached.";

@@ -14,8 +14,10 @@ use std::time::Duration;
 use policy::{Endpoint, Endpoints};
 use tokio::time::Instant;
 
+pub mod affinity;
 pub mod backend;
 
+pub use affinity::Affinities;
 pub use backend::Backend;
 
 /// The endpoints of one backend, as one worker sees them.
@@ -71,6 +73,22 @@ impl Members {
     /// How many can be chosen for a client of this address family.
     pub fn count(&self, ipv6: bool) -> usize {
         self.by_family[usize::from(ipv6)].len()
+    }
+
+    /// How long a client keeps its endpoint, if the Service wants it to.
+    pub fn affinity(&self) -> Option<Duration> {
+        self.source.as_ref()?.affinity
+    }
+
+    /// Whether only endpoints on our node are members.
+    pub fn is_node_local(&self) -> bool {
+        self.source.as_ref().is_some_and(|source| source.node_local)
+    }
+
+    /// The member at an address, if it could be chosen.
+    pub fn at(&self, address: SocketAddr, ipv6: bool, tried: &[SocketAddr], now: Instant) -> Option<&Member> {
+        let member = self.by_family[usize::from(ipv6)].iter().find(|member| member.endpoint.address == address)?;
+        (!tried.contains(&address) && !member.load.is_held_off(now)).then_some(member)
     }
 
     /// Chooses for a client of this address family, among those not in `tried`. `draw(n)` is a random number below `n`.

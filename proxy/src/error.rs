@@ -29,6 +29,9 @@ pub enum Error {
     /// Nobody serves.
     #[error("{0} has no ready endpoint")]
     NoEndpoints(String),
+    /// Nobody serves on the client's node, and nobody else may be asked.
+    #[error("{0} has no ready endpoint on this node, and its internalTrafficPolicy is Local")]
+    NoLocalEndpoints(String),
     /// RST in answer to SYN.
     #[error("{0} refused the connection")]
     ConnectRefused(SocketAddr),
@@ -141,6 +144,7 @@ impl Error {
             Self::NoRoute(_) => Reason::NoRoute,
             Self::BackendUnresolved(_) => Reason::BackendUnresolved,
             Self::NoEndpoints(_) => Reason::NoEndpoints,
+            Self::NoLocalEndpoints(_) => Reason::NoLocalEndpoints,
             Self::ConnectRefused(_) => Reason::ConnectRefused,
             Self::ConnectTimeout { .. } => Reason::ConnectTimeout,
             Self::ConnectFailed { .. } | Self::OwnPort(_) | Self::OthersAddress(_) => Reason::ConnectFailed,
@@ -188,6 +192,7 @@ impl Error {
             | Reason::NoRoute
             | Reason::BackendUnresolved
             | Reason::NoEndpoints
+            | Reason::NoLocalEndpoints
             | Reason::CertificateUnavailable
             | Reason::ConnectionClosed
             | Reason::RequestTimeout
@@ -221,6 +226,7 @@ impl Error {
             | Reason::PolicyDenied
             | Reason::EgressDenied => Fault::Client,
             Reason::NoEndpoints
+            | Reason::NoLocalEndpoints
             | Reason::ConnectRefused
             | Reason::ConnectTimeout
             | Reason::ConnectFailed

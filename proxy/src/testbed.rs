@@ -128,7 +128,7 @@ pub(crate) fn endpoint(address: SocketAddr, account: Option<&str>) -> Endpoint {
 pub(crate) fn put_service(worker: &Worker, destination: SocketAddr, protocol: Protocol, endpoints: Vec<Endpoint>) {
     let id = ServicePort::new("shop", "web", destination.port());
     let discovery = &worker.shared.discovery;
-    discovery.put_endpoints(&id, Known::Value(Arc::new(Endpoints { list: endpoints })));
+    discovery.put_endpoints(&id, Known::Value(Arc::new(Endpoints { list: endpoints, ..Endpoints::default() })));
     let service = Service { id: id.clone(), protocol, routes: policy::Routes::default(), default_backend: Some(id) };
     discovery.put_outbound(destination, Known::Value(Arc::new(Outbound::Service(service))));
 }

@@ -22,7 +22,7 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio::time::Instant;
 
 use crate::Error;
-use crate::balance::{Backend, Load, Loads};
+use crate::balance::{Affinities, Backend, Load, Loads};
 use crate::config::Config;
 use crate::control::{Discovery, Watch};
 use crate::drain::{Drain, Phase};
@@ -57,6 +57,8 @@ pub struct Shared {
     pub telemetry: Telemetry,
     /// How far the end has come.
     pub drain: Drain,
+    /// Endpoints kept by all workers alike.
+    pub affinities: Arc<Affinities>,
     /// Our own side of every edge.
     pub labels: Arc<PeerLabels>,
     server_tls: Arc<rustls::ServerConfig>,
@@ -99,6 +101,7 @@ impl Shared {
             settings: discovery.settings(),
             server_tls: Tls::server_config(&mesh_tls),
             trust_changed: watch::Sender::new(()),
+            affinities: Arc::default(),
             labels: Arc::new(labels),
             most_connections: most_connections(getrlimit(Resource::Nofile).current),
             config,
@@ -197,8 +200,8 @@ impl Worker {
         if backends.len() >= MOST_IDLE_BACKENDS {
             backends.retain(|_, backend| Rc::strong_count(backend) > 1);
         }
-        let watch = self.shared.discovery.endpoints(id);
-        let backend = Rc::new(Backend::new(id.clone(), watch, Rc::clone(&self.loads)));
+        let (discovery, affinities) = (&self.shared.discovery, Arc::clone(&self.shared.affinities));
+        let backend = Rc::new(Backend::new(id.clone(), discovery, Rc::clone(&self.loads), affinities));
         backends.insert(id.clone(), Rc::clone(&backend));
         backend
     }

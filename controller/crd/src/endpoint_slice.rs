@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::discovery::v1 as discovery;
 
-use crate::manifest::{Invalid, metadata, port};
+use crate::manifest::{Invalid, metadata};
 use crate::model::{EndpointSlice, EndpointState, Metadata, SliceEndpoint, WorkloadPort};
 
 /// The object as a fact; `None` for one that belongs to no Service or holds names instead of addresses.
@@ -15,12 +15,13 @@ pub fn endpoint_slice(object: &discovery::EndpointSlice) -> Result<Option<Endpoi
     let service = service.clone();
     let metadata = Metadata { namespace: whole.namespace, name: whole.name, ..Metadata::default() };
     let mut ports = Vec::new();
-    for (index, written) in object.ports.iter().flatten().enumerate() {
+    for written in object.ports.iter().flatten() {
         let Some(number) = written.port else { continue };
         if written.protocol.as_deref().is_some_and(|protocol| protocol != "TCP") {
             continue;
         }
-        let number = port(&format!("ports[{index}].port"), number)?;
+        // Nobody can dial it; the others of the slice are none the worse for it.
+        let Some(number) = u16::try_from(number).ok().filter(|number| *number != 0) else { continue };
         ports.push(WorkloadPort { name: written.name.clone().unwrap_or_default(), port: number });
     }
     let endpoints = object.endpoints.iter().filter_map(|written| endpoint(written, &metadata.namespace)).collect();
@@ -43,9 +44,12 @@ fn endpoint(written: &discovery::Endpoint, namespace: &str) -> Option<SliceEndpo
         target.kind.as_deref() == Some("Pod")
             && target.namespace.as_deref().is_none_or(|other| other.is_empty() || other == namespace)
     });
+    let pod = pod.and_then(|pod| pod.name.clone());
     Some(SliceEndpoint {
         address,
-        pod: pod.and_then(|pod| pod.name.clone()),
+        // Every endpoint has one, and the pod as well.
+        node: if pod.is_some() { String::new() } else { written.node_name.clone().unwrap_or_default() },
+        pod,
         zone: written.zone.clone().unwrap_or_default(),
         state,
     })
@@ -92,7 +96,8 @@ mod tests {
         );
         let ports: Vec<_> = found.unwrap().unwrap().ports.into_iter().map(|port| (port.name, port.port)).collect();
         assert_eq!(ports, [("a".to_owned(), 80), (String::new(), 81)]);
-        assert!(slice("endpoints: [], ports: [{port: 65536}]").unwrap_err().to_string().contains("ports[0].port"));
+        let found = slice("endpoints: [], ports: [{port: 65536}, {port: 0}, {name: b, port: 80}]").unwrap().unwrap();
+        assert_eq!(found.ports.len(), 1, "one that nobody can dial does not take the others with it");
     }
 
     #[test]

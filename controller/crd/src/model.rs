@@ -60,12 +60,21 @@ pub struct Namespace {
 }
 
 /// A Service; ports of other transports than TCP are left out.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Service {
     /// Name, labels.
     pub metadata: Metadata,
     /// Cluster addresses; none for headless Services.
     pub cluster_ips: Vec<IpAddr>,
+    /// `spec.externalIPs`: whoever may write the Service may write any address there.
+    pub external_ips: Vec<IpAddr>,
+    /// Addresses a load balancer has for it, as `status.loadBalancer` says, which the provider alone writes. None of a
+    /// balancer that wants to see the traffic itself (`ipMode: Proxy`, `loadBalancerSourceRanges`).
+    pub balancer_ips: Vec<IpAddr>,
+    /// `internalTrafficPolicy: Local`: clients use endpoints on their own node only.
+    pub node_local: bool,
+    /// `sessionAffinity: ClientIP`: a client keeps its endpoint until it has not used it for this many seconds.
+    pub affinity_seconds: Option<u32>,
     /// Labels a workload of the same namespace must have; empty selects nobody.
     pub selector: BTreeMap<String, String>,
     /// TCP ports.
@@ -164,6 +173,8 @@ pub struct SliceEndpoint {
     pub pod: Option<String>,
     /// Zone, empty where unknown.
     pub zone: String,
+    /// Node it is on; empty where unknown, and where the pod says it.
+    pub node: String,
     /// Whether it may be used.
     pub state: EndpointState,
 }

@@ -6,8 +6,10 @@
 
 use std::net::SocketAddr;
 
+use policy::ServicePort;
+
 use crate::facts::Facts;
-use crate::inbound::Caller;
+use crate::inbound::{Caller, own_workload};
 
 /// Whom a value is for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -16,6 +18,8 @@ pub enum Audience {
     Everybody,
     /// Clients in a namespace: only they believe what it says of addresses that are nobody's in Kubernetes.
     Namespace(String),
+    /// Clients on a node, of a Service whose endpoints elsewhere they must not use; empty where the client's is unknown.
+    Node(String),
     /// One workload.
     Workload(Caller),
 }
@@ -24,11 +28,21 @@ impl Audience {
     /// Whom the answer about a dialled address is for, where `caller` asks.
     pub fn of_outbound(facts: &Facts, address: SocketAddr, caller: &Caller) -> Self {
         let ip = address.ip();
-        let is_settled = facts.service_at(ip).is_some() || facts.pod_at(ip).is_some();
-        if !is_settled && facts.is_claimed(ip) {
+        let is_settled = facts.service_at(ip).is_some()
+            || facts.pod_at(ip).is_some()
+            || facts.outer_service(address, None).is_some();
+        if !is_settled && facts.is_claimed(address) {
             return Self::Namespace(caller.namespace.clone());
         }
         Self::Everybody
+    }
+
+    /// Whom a backend's endpoints are for, where `caller` asks.
+    pub fn of_endpoints(facts: &Facts, id: &ServicePort, caller: &Caller) -> Self {
+        if !facts.service(&id.namespace, &id.name).is_some_and(|service| service.node_local) {
+            return Self::Everybody;
+        }
+        Self::Node(own_workload(facts, caller).map(|workload| workload.node.clone()).unwrap_or_default())
     }
 
     /// The namespace whose word about addresses counts.
@@ -36,7 +50,7 @@ impl Audience {
         match self {
             Self::Namespace(namespace) => Some(namespace),
             Self::Workload(caller) => Some(&caller.namespace),
-            Self::Everybody => None,
+            Self::Everybody | Self::Node(_) => None,
         }
     }
 }

@@ -5,28 +5,44 @@
 //! pods are looked up here, never selected: they say whether a proxy of ours answers, and as whom.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crd::model::{EndpointState, Origin, PortOfService, Service, SliceEndpoint, TargetPort, Workload};
 use policy::{Endpoint, Endpoints, Protocol, ServicePort};
 
+use crate::audience::Audience;
 use crate::facts::{Facts, Mesh};
 use crate::ports;
 
 /// Endpoints of one port of a Service, sorted by address; `None` if there is no such Service or port.
-pub fn endpoints(facts: &Facts, mesh: &Mesh, id: &ServicePort) -> Option<Endpoints> {
+///
+/// Where `internalTrafficPolicy` is `Local`, only those on the audience's node. They are left out here rather than by the
+/// proxy: its list stays what it balances over, of whatever length the cluster's is, and it need not know about nodes.
+pub fn endpoints(facts: &Facts, mesh: &Mesh, id: &ServicePort, audience: &Audience) -> Option<Endpoints> {
     let service = facts.service(&id.namespace, &id.name)?;
     let port = service.ports.iter().find(|port| port.port == id.port)?;
     let protocol = ports::declared_by_service(facts, service, port);
-    let mut list: Vec<Endpoint> = of_slices(facts, service, port)
-        .map(|(address, written)| match owner(facts, service, address, written) {
+    let near = match audience {
+        Audience::Node(node) if service.node_local => Some(node),
+        _ => None,
+    };
+    let is_near = |node: &String| near.is_none_or(|near| node == near && !node.is_empty());
+    let mut list: Vec<Endpoint> = Vec::new();
+    for (address, written) in of_slices(facts, service, port) {
+        let owner = owner(facts, service, address, written);
+        if !is_near(owner.map_or(&written.node, |workload| &workload.node)) {
+            continue;
+        }
+        list.push(match owner {
             Some(workload) => Endpoint {
                 ready: written.state == EndpointState::Ready,
                 ..endpoint(facts, mesh, workload, address, protocol)
             },
             None => stranger(mesh, service, address, written, protocol),
-        })
-        .collect();
-    for workload in facts.externals_of(&id.namespace).filter(|workload| selects(service, workload)) {
+        });
+    }
+    let externals = facts.externals_of(&id.namespace).filter(|workload| is_near(&workload.node));
+    for workload in externals.filter(|workload| selects(service, workload)) {
         let Some(target) = target_port(port, workload) else { continue };
         let addresses = workload.addresses.iter().map(|address| SocketAddr::new(*address, target));
         list.extend(addresses.map(|address| endpoint(facts, mesh, workload, address, protocol)));
@@ -34,7 +50,8 @@ pub fn endpoints(facts: &Facts, mesh: &Mesh, id: &ServicePort) -> Option<Endpoin
     // An address is one endpoint, whoever else claims it: while it moves from slice to slice it may be in two.
     list.sort_by_key(|endpoint| (endpoint.address, !endpoint.ready));
     list.dedup_by_key(|endpoint| endpoint.address);
-    Some(Endpoints { list })
+    let affinity = service.affinity_seconds.map(|seconds| Duration::from_secs(seconds.into()));
+    Some(Endpoints { list, node_local: service.node_local, affinity })
 }
 
 /// What the slices of a Service say of one of its ports, without those that must not be used.

@@ -1,7 +1,7 @@
 //! [`Facts`]: everything read from the sources at one moment, indexed, nothing computed.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -30,12 +30,16 @@ pub struct Facts {
     pods: BTreeMap<Name, Arc<Object>>,
     externals: BTreeMap<Name, Arc<Object>>,
     services_by_address: HashMap<IpAddr, Arc<Object>>,
+    /// Services that say they are reached by an address of the world outside, oldest first.
+    services_by_outer_address: HashMap<SocketAddr, Vec<Arc<Object>>>,
     /// Without pods that share their node's addresses.
     pods_by_address: HashMap<IpAddr, Arc<Object>>,
     /// Whoever says so, oldest first: nobody but their own namespace believes them.
     externals_by_address: HashMap<IpAddr, Vec<Arc<Object>>>,
     /// Declared ports of pods that share their node's addresses.
     host_ports: HashMap<SocketAddr, Arc<Object>>,
+    /// Addresses of nodes, as far as pods share them.
+    node_addresses: HashSet<IpAddr>,
     slices_by_service: HashMap<Name, Vec<Arc<Object>>>,
     routes_by_parent: HashMap<Name, Vec<Arc<Object>>>,
 }
@@ -125,6 +129,22 @@ impl Facts {
         self.services_by_address.get(&address).and_then(as_service)
     }
 
+    /// The Service that an address outside the cluster leads to.
+    ///
+    /// A load balancer's address is believed: only the provider writes it. What is in `externalIPs` anybody may write who
+    /// may make a Service, of any address in the world (CVE-2020-8554): it counts for clients of the Service's own
+    /// `namespace` only. Never a node's address, behind which there is more than the Service; and never a Service whose
+    /// `internalTrafficPolicy` is `Local`, which says nothing of its outer addresses.
+    pub fn outer_service(&self, address: SocketAddr, namespace: Option<&str>) -> Option<&Service> {
+        if self.node_addresses.contains(&address.ip()) {
+            return None;
+        }
+        let claims = || self.services_by_outer_address.get(&address).into_iter().flatten().filter_map(as_service);
+        let balanced = claims().find(|service| service.balancer_ips.contains(&address.ip()));
+        let own = || claims().find(|service| namespace == Some(service.metadata.namespace.as_str()));
+        balanced.or_else(own).filter(|service| !service.node_local)
+    }
+
     /// The pod that has this address to itself.
     pub fn pod_at(&self, address: IpAddr) -> Option<&Workload> {
         self.pods_by_address.get(&address).and_then(as_workload)
@@ -133,13 +153,13 @@ impl Facts {
     /// The ExternalWorkload of a namespace that says it has this address. Anybody may write that of any address, so that
     /// it must never count outside the namespace.
     pub fn external_at(&self, namespace: &str, address: IpAddr) -> Option<&Workload> {
-        let claims = self.externals_by_address.get(&address).into_iter().flatten().filter_map(as_workload);
-        claims.into_iter().find(|workload| workload.metadata.namespace == namespace)
+        let mut claims = self.externals_by_address.get(&address).into_iter().flatten().filter_map(as_workload);
+        claims.find(|workload| workload.metadata.namespace == namespace)
     }
 
-    /// Whether an ExternalWorkload of any namespace says it has this address.
-    pub fn is_claimed(&self, address: IpAddr) -> bool {
-        self.externals_by_address.contains_key(&address)
+    /// Whether somebody says of an address what only their own namespace believes.
+    pub fn is_claimed(&self, address: SocketAddr) -> bool {
+        self.externals_by_address.contains_key(&address.ip()) || self.services_by_outer_address.contains_key(&address)
     }
 
     /// The pod on its node's network that declares this port of the node's address.
@@ -177,6 +197,12 @@ impl Facts {
             for address in &service.cluster_ips {
                 self.services_by_address.entry(*address).or_insert_with(|| object.clone());
             }
+            for address in service.external_ips.iter().chain(&service.balancer_ips) {
+                for port in &service.ports {
+                    let place = SocketAddr::new(*address, port.port);
+                    self.services_by_outer_address.entry(place).or_default().push(object.clone());
+                }
+            }
         }
         for object in self.slices.values() {
             let Object::EndpointSlice(slice) = &**object else { continue };
@@ -195,6 +221,7 @@ impl Facts {
                     self.pods_by_address.entry(*address).or_insert_with(|| object.clone());
                     continue;
                 }
+                self.node_addresses.insert(*address);
                 for port in &workload.ports {
                     let place = SocketAddr::new(*address, port.port);
                     self.host_ports.entry(place).or_insert_with(|| object.clone());

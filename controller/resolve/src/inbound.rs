@@ -39,7 +39,7 @@ pub fn inbound(facts: &Facts, mesh: &Mesh, caller: &Caller) -> Option<Inbound> {
 }
 
 /// A pod is found by its name while Kubernetes does not know its addresses yet: its sidecar starts before they are told.
-fn own_workload<'f>(facts: &'f Facts, caller: &'f Caller) -> Option<&'f Workload> {
+pub(crate) fn own_workload<'f>(facts: &'f Facts, caller: &'f Caller) -> Option<&'f Workload> {
     let is_its = |workload: &&Workload| {
         workload.metadata.namespace == caller.namespace
             && workload.service_account.as_ref() == Some(&caller.service_account)

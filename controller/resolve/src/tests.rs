@@ -75,6 +75,10 @@ fn addresses(endpoints: &Endpoints) -> Vec<String> {
     endpoints.list.iter().map(|endpoint| endpoint.address.to_string()).collect()
 }
 
+fn all(facts: &Facts, id: &ServicePort) -> Option<Endpoints> {
+    endpoints(facts, &mesh(), id, &Audience::Everybody)
+}
+
 /// What a client in the namespace `shop` dials.
 fn target(facts: &Facts, address: &str) -> Option<Outbound> {
     target_from(facts, address, "shop")
@@ -106,17 +110,17 @@ fn rules(facts: &Facts, address: &str) -> Vec<(String, String)> {
 #[test]
 fn named_and_numeric_ports_lead_to_sorted_endpoints() {
     let facts = facts(&shop());
-    let by_name = endpoints(&facts, &mesh(), &ServicePort::new("shop", "cart", 80)).unwrap();
+    let by_name = all(&facts, &ServicePort::new("shop", "cart", 80)).unwrap();
     assert_eq!(addresses(&by_name), ["10.1.0.2:8088", "10.1.0.3:8080", "[fd00::2]:8088"]);
     assert_eq!(by_name.list[1].identity.as_deref(), Some("spiffe://cluster.local/ns/shop/sa/cart"));
     assert_eq!(by_name.list[0].identity, None);
     assert_eq!((by_name.list[0].zone.as_str(), by_name.list[0].version.as_str()), ("a", "v1"));
-    let by_number = endpoints(&facts, &mesh(), &ServicePort::new("shop", "cart", 90)).unwrap();
+    let by_number = all(&facts, &ServicePort::new("shop", "cart", 90)).unwrap();
     assert_eq!(addresses(&by_number), ["10.1.0.2:9000", "10.1.0.3:9000", "10.1.0.4:9000", "[fd00::2]:9000"]);
     assert_eq!(by_number.list.iter().map(|e| e.ready).collect::<Vec<_>>(), [true, true, false, true]);
-    assert!(endpoints(&facts, &mesh(), &ServicePort::new("shop", "cart", 81)).is_none());
-    assert!(endpoints(&facts, &mesh(), &ServicePort::new("other", "cart", 80)).is_none());
-    let nobody = endpoints(&facts, &mesh(), &ServicePort::new("shop", "cart-v2", 80)).unwrap();
+    assert!(all(&facts, &ServicePort::new("shop", "cart", 81)).is_none());
+    assert!(all(&facts, &ServicePort::new("other", "cart", 80)).is_none());
+    let nobody = all(&facts, &ServicePort::new("shop", "cart-v2", 80)).unwrap();
     assert!(nobody.list.is_empty());
 }
 

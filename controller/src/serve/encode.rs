@@ -1,6 +1,7 @@
 //! From the model to the messages on the wire. Only shapes change here; equal values encode to equal bytes.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use policy::route::{Filter, HeaderEdits, PathMatch, ValueMatch};
 use proto::discovery as wire;
@@ -15,7 +16,12 @@ pub(crate) fn outbound(value: &policy::Outbound) -> wire::Outbound {
 }
 
 pub(crate) fn endpoints(value: &policy::Endpoints) -> wire::Endpoints {
-    wire::Endpoints { endpoints: value.list.iter().map(endpoint).collect() }
+    let seconds = |affinity: Duration| u32::try_from(affinity.as_secs()).unwrap_or(u32::MAX);
+    wire::Endpoints {
+        endpoints: value.list.iter().map(endpoint).collect(),
+        node_local: value.node_local,
+        affinity_seconds: value.affinity.map_or(0, seconds),
+    }
 }
 
 pub(crate) fn inbound(value: &policy::Inbound) -> wire::Inbound {

@@ -1,6 +1,7 @@
 //! Who can serve a backend.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::outbound::Protocol;
 
@@ -9,6 +10,10 @@ use crate::outbound::Protocol;
 pub struct Endpoints {
     /// Sorted by address; both address families together.
     pub list: Vec<Endpoint>,
+    /// The Service's `internalTrafficPolicy` is `Local`: whoever is on another node than the client was left out.
+    pub node_local: bool,
+    /// The Service's `sessionAffinity` is `ClientIP`: a client keeps its endpoint until it has not used it for this long.
+    pub affinity: Option<Duration>,
 }
 
 /// One address that serves.
@@ -68,7 +73,7 @@ mod tests {
 
     fn usable(list: &[(&str, bool)], ipv6: bool) -> Vec<String> {
         let list = list.iter().map(|(address, ready)| endpoint(address, *ready)).collect();
-        Endpoints { list }.usable(ipv6).map(|e| e.address.to_string()).collect()
+        Endpoints { list, ..Endpoints::default() }.usable(ipv6).map(|e| e.address.to_string()).collect()
     }
 
     #[test]

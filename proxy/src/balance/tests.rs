@@ -22,7 +22,7 @@ fn endpoint(address: &str, ready: bool) -> Endpoint {
 fn members(count: usize, loads: &Loads, now: Instant) -> Members {
     let list = (1..=count).map(|i| endpoint(&format!("10.0.0.{i}:80"), true)).collect();
     let mut members = Members::default();
-    members.update(&Arc::new(Endpoints { list }), loads, now);
+    members.update(&Arc::new(Endpoints { list, ..Endpoints::default() }), loads, now);
     members
 }
 
@@ -112,7 +112,11 @@ fn an_update_keeps_what_is_known_and_forgets_who_is_gone() {
     let mut members = members(2, &loads, now);
     let stays: SocketAddr = "10.0.0.2:80".parse().unwrap();
     loads.of(stays, now).answered(Duration::from_millis(5), now);
-    members.update(&Arc::new(Endpoints { list: vec![endpoint("10.0.0.2:80", true)] }), &loads, now);
+    members.update(
+        &Arc::new(Endpoints { list: vec![endpoint("10.0.0.2:80", true)], ..Endpoints::default() }),
+        &loads,
+        now,
+    );
     assert_eq!(members.count(false), 1);
     let only = members.choose(false, &[], now, |_| 0).unwrap();
     assert_eq!(only.endpoint.address, stays);
@@ -124,7 +128,7 @@ fn each_family_has_its_own_members() {
     let (now, loads) = (Instant::now(), Loads::default());
     let mut members = Members::default();
     let list = vec![endpoint("10.0.0.1:80", true), endpoint("[fd00::1]:80", true)];
-    members.update(&Arc::new(Endpoints { list }), &loads, now);
+    members.update(&Arc::new(Endpoints { list, ..Endpoints::default() }), &loads, now);
     assert!(members.choose(true, &[], now, |_| 0).unwrap().endpoint.address.is_ipv6());
     assert!(members.choose(false, &[], now, |_| 0).unwrap().endpoint.address.is_ipv4());
 }

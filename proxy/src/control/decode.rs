@@ -5,6 +5,7 @@
 //! controller; the last good value stays in force. Guessing would route somebody's traffic wrongly.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use identity::{BundleError, SpiffeId, TrustBundle};
 use policy::route::{Backend, Filter, HeaderEdits, Match, PathMatch, Pattern, PatternError, Rule, ValueMatch};
@@ -68,7 +69,8 @@ pub fn value(key: &Key, value: Option<wire::update::Value>) -> Result<Value, Unu
             let mut list = value.endpoints.into_iter().map(endpoint).collect::<Result<Vec<_>, _>>()?;
             list.sort_unstable_by_key(|endpoint| endpoint.address);
             list.dedup_by_key(|endpoint| endpoint.address);
-            Value::Endpoints(Endpoints { list })
+            let affinity = (value.affinity_seconds > 0).then(|| Duration::from_secs(value.affinity_seconds.into()));
+            Value::Endpoints(Endpoints { list, node_local: value.node_local, affinity })
         }
         (Key::Bundle, Wire::Bundle(value)) => {
             TrustBundle::from_pem(value.pem.as_bytes())?;

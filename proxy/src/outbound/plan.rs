@@ -186,9 +186,7 @@ impl PlannedBackend {
     /// An endpoint for a client of this address family, none of `tried`.
     pub fn choose(&self, ipv6: bool, tried: &[SocketAddr], now: Instant) -> Result<Member, Error> {
         match &self.target {
-            Target::Balanced(backend) => {
-                backend.choose(ipv6, tried, now).ok_or_else(|| Error::NoEndpoints(backend.id.to_string()))
-            }
+            Target::Balanced(backend) => backend.choose(ipv6, tried, now),
             Target::Fixed(member, _) if tried.is_empty() => Ok(member.clone()),
             Target::Fixed(member, _) => Err(Error::NoEndpoints(member.endpoint.address.to_string())),
             Target::Nothing => Err(Error::NoEndpoints(String::new())),

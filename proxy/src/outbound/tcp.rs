@@ -88,7 +88,10 @@ async fn balanced(worker: &Rc<Worker>, destination: &Destination, id: &ServicePo
     let mut tried: Vec<SocketAddr> = Vec::new();
     let mut last = None;
     while tried.len() < MOST_TRIES {
-        let Some(member) = backend.choose(ipv6, &tried, Instant::now()) else { break };
+        let member = match backend.choose(ipv6, &tried, Instant::now()) {
+            Ok(member) => member,
+            Err(error) => return Err(last.unwrap_or(error)),
+        };
         let limit = patience(tried.len(), backend.count(ipv6) <= tried.len() + 1);
         let in_flight = member.load.start();
         match upstream::dial(worker, &member.endpoint, &backend.server_name, MeshProtocol::Tcp, limit).await {
@@ -106,7 +109,7 @@ async fn balanced(worker: &Rc<Worker>, destination: &Destination, id: &ServicePo
             Err(error) => return Err(error),
         }
     }
-    Err(last.unwrap_or_else(|| Error::NoEndpoints(id.to_string())))
+    Err(last.unwrap_or(Error::Internal("no try was made")))
 }
 
 /// Copies until both sides are done, the peer is not trusted any more, or one side fails.

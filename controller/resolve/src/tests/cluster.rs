@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crd::Object;
 use policy::{Endpoints, Outbound, Protocol, ServicePort};
 
-use super::{addresses, mesh, target};
-use crate::{Caller, Facts, endpoints, inbound};
+use super::{addresses, all, mesh, target};
+use crate::{Caller, Facts, inbound};
 
 fn service(name: &str, address: &str, rest: &str) -> Object {
     let text = format!(
@@ -16,7 +16,7 @@ fn service(name: &str, address: &str, rest: &str) -> Object {
     Object::Service(crd::service::service(&from_yaml(&text)).unwrap())
 }
 
-fn slice(name: &str, service: &str, rest: &str) -> Object {
+pub(super) fn slice(name: &str, service: &str, rest: &str) -> Object {
     let kind = if rest.contains("'fd") { "IPv6" } else { "IPv4" };
     let text = format!(
         "{{metadata: {{name: {name}, namespace: shop, labels: {{kubernetes.io/service-name: {service}}}}}, addressType: {kind}, {rest}}}"
@@ -35,16 +35,16 @@ fn pod(name: &str, addresses: &str, annotations: &str) -> Object {
     Object::Workload(crd::pod::pod(&from_yaml(&text)).unwrap())
 }
 
-fn from_yaml<T: serde::de::DeserializeOwned>(text: &str) -> T {
+pub(super) fn from_yaml<T: serde::de::DeserializeOwned>(text: &str) -> T {
     serde_yaml_ng::from_str(text).unwrap()
 }
 
-fn facts(objects: Vec<Object>) -> Facts {
+pub(super) fn facts(objects: Vec<Object>) -> Facts {
     Facts::new(objects.into_iter().map(Arc::new))
 }
 
 fn of(facts: &Facts, service: &str, port: u16) -> Endpoints {
-    endpoints(facts, &mesh(), &ServicePort::new("shop", service, port)).unwrap()
+    all(facts, &ServicePort::new("shop", service, port)).unwrap()
 }
 
 fn identities(endpoints: &Endpoints) -> Vec<bool> {
@@ -53,7 +53,7 @@ fn identities(endpoints: &Endpoints) -> Vec<bool> {
 
 const WEB: &str = "ports: [{name: http, port: 80, targetPort: http}]";
 
-fn endpoint(address: &str, pod: &str, conditions: &str) -> String {
+pub(super) fn endpoint(address: &str, pod: &str, conditions: &str) -> String {
     format!(
         "{{addresses: ['{address}'], targetRef: {{kind: Pod, name: {pod}, namespace: shop}}, conditions: {{{conditions}}}}}"
     )

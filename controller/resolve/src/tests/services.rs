@@ -1,11 +1,43 @@
 //! Services as kube-proxy reads them, and what must not be read out of them.
 
-use policy::Outbound;
+use std::time::Duration;
 
-use super::{facts, target_from, workload};
+use crd::Object;
+use policy::{Endpoints, Outbound, ServicePort};
+
+use super::cluster::{endpoint, facts as facts_of, from_yaml, slice};
+use super::{all, facts, mesh, target_from, workload};
+use crate::{Audience, Caller, Facts, endpoints};
+
+fn service(name: &str, namespace: &str, spec: &str) -> Object {
+    let text = format!(
+        "{{metadata: {{name: {name}, namespace: {namespace}}}, spec: {{ports: [{{name: http, port: 80}}], {spec}}}}}"
+    );
+    Object::Service(crd::service::service(&from_yaml(&text)).unwrap())
+}
+
+/// A meshed pod of the account `web`.
+fn pod(name: &str, node: &str, address: &str) -> Object {
+    let text = format!(
+        "{{metadata: {{name: {name}, namespace: shop, annotations: {{meshctl.io/proxy-version: x}}}}, spec: {{serviceAccountName: web, nodeName: {node}, initContainers: [{{name: mesh-proxy, restartPolicy: Always}}]}}, status: {{podIPs: [{{ip: '{address}'}}]}}}}"
+    );
+    Object::Workload(crd::pod::pod(&from_yaml(&text)).unwrap())
+}
+
+/// Endpoints as the pod of this name is told them.
+fn told(facts: &Facts, service: &str, name: &str) -> Endpoints {
+    let caller = Caller {
+        namespace: "shop".to_owned(),
+        service_account: "web".to_owned(),
+        name: name.to_owned(),
+        addresses: facts.pod("shop", name).map(|pod| pod.addresses.clone()).unwrap_or_default(),
+    };
+    let id = ServicePort::new("shop", service, 80);
+    endpoints(facts, &mesh(), &id, &Audience::of_endpoints(facts, &id, &caller)).unwrap()
+}
 
 /// What a client in `namespace` finds at an address: a Service, a meshed workload, or nobody.
-fn found(facts: &crate::Facts, address: &str, namespace: &str) -> String {
+fn found(facts: &Facts, address: &str, namespace: &str) -> String {
     match target_from(facts, address, namespace) {
         Some(Outbound::Service(service)) => service.id.to_string(),
         Some(Outbound::Workload(workload)) => workload.identity.unwrap_or_else(|| "plain".to_owned()),
@@ -25,4 +57,88 @@ fn an_external_workload_has_its_address_for_its_own_namespace_only() {
     assert_eq!(found(&hostile, "10.9.9.9:443", "evil"), "spiffe://cluster.local/ns/evil/sa/machine");
     assert_eq!(found(&hostile, "10.9.9.9:443", "other"), "foreign");
     assert_eq!(found(&hostile, "10.9.9.8:443", "shop"), "foreign");
+}
+
+#[test]
+fn local_is_the_clients_own_node_and_nobody_else() {
+    let of = |service: &str| {
+        let list = [
+            endpoint("10.1.1.1", "a", ""),
+            endpoint("10.1.1.2", "b", "ready: false, serving: true, terminating: true"),
+            endpoint("10.1.2.1", "c", "ready: false, serving: true, terminating: true"),
+            "{addresses: [10.9.1.1], nodeName: node-1}, {addresses: [10.9.9.9]}".to_owned(),
+        ];
+        let ports = "ports: [{name: http, port: 80}]";
+        slice(&format!("{service}-1"), service, &format!("{ports}, endpoints: [{}]", list.join(", ")))
+    };
+    let facts = facts_of(vec![
+        service("agent", "shop", "clusterIP: 10.96.0.1, internalTrafficPolicy: Local"),
+        service("web", "shop", "clusterIP: 10.96.0.2, externalTrafficPolicy: Local"),
+        of("agent"),
+        of("web"),
+        pod("a", "node-1", "10.1.1.1"),
+        pod("b", "node-1", "10.1.1.2"),
+        pod("c", "node-2", "10.1.2.1"),
+        pod("alone", "node-3", "10.1.3.1"),
+    ]);
+    let near = |name: &str| {
+        let told = told(&facts, "agent", name);
+        assert!(told.node_local);
+        told.usable(false).map(|endpoint| endpoint.address.ip().to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(near("b"), ["10.1.1.1", "10.9.1.1"], "a slice by hand says where its endpoints are");
+    assert_eq!(near("c"), ["10.1.2.1"], "one that ends, where nobody near is ready");
+    assert!(near("alone").is_empty());
+    assert!(near("nobody").is_empty(), "whoever is on no node has nobody near");
+    assert_eq!(told(&facts, "web", "alone").list.len(), 5, "externalTrafficPolicy is about others");
+    assert!(!told(&facts, "web", "alone").node_local);
+}
+
+#[test]
+fn affinity_comes_with_the_endpoints() {
+    let affinity = |spec: &str| {
+        let facts = facts_of(vec![service("web", "shop", spec)]);
+        all(&facts, &ServicePort::new("shop", "web", 80)).unwrap().affinity
+    };
+    let config = "sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 7}}";
+    assert_eq!(affinity(config), Some(Duration::from_secs(7)));
+    assert_eq!(affinity("sessionAffinity: None"), None);
+}
+
+#[test]
+fn a_load_balancers_address_leads_to_its_service_for_everybody() {
+    let balanced = |mode: &str, spec: &str| {
+        let text = format!(
+            "{{metadata: {{name: web, namespace: shop}}, spec: {{clusterIP: 10.96.0.1, ports: [{{port: 80}}]{spec}}}, status: {{loadBalancer: {{ingress: [{{ip: 192.0.2.1{mode}}}]}}}}}}"
+        );
+        facts_of(vec![Object::Service(crd::service::service(&from_yaml(&text)).unwrap())])
+    };
+    assert_eq!(found(&balanced("", ""), "192.0.2.1:80", "other"), "shop/web:80");
+    assert_eq!(found(&balanced("", ""), "192.0.2.1:81", "other"), "foreign", "not the Service's to refuse");
+    assert_eq!(found(&balanced(", ipMode: Proxy", ""), "192.0.2.1:80", "shop"), "foreign");
+    assert_eq!(found(&balanced("", ", internalTrafficPolicy: Local"), "192.0.2.1:80", "shop"), "foreign");
+    assert_eq!(found(&balanced("", ", loadBalancerSourceRanges: [10.0.0.0/8]"), "192.0.2.1:80", "shop"), "foreign");
+}
+
+#[test]
+fn nobody_gets_anothers_traffic_by_writing_an_address_into_a_service() {
+    let node: Object = {
+        let text = "{metadata: {name: proxy, namespace: shop}, spec: {hostNetwork: true, nodeName: node-1}, status: {podIPs: [{ip: 10.0.0.1}]}}";
+        Object::Workload(crd::pod::pod(&from_yaml(text)).unwrap())
+    };
+    let facts = facts_of(vec![
+        service("grab", "evil", "clusterIP: 10.96.6.6, externalIPs: [198.51.100.1, 10.1.1.1, 10.96.0.1, 10.0.0.1]"),
+        service("web", "shop", "clusterIP: 10.96.0.1, externalIPs: [198.51.100.1]"),
+        pod("a", "node-1", "10.1.1.1"),
+        node,
+    ]);
+    assert_eq!(found(&facts, "198.51.100.1:80", "shop"), "shop/web:80");
+    assert_eq!(found(&facts, "198.51.100.1:80", "evil"), "evil/grab:80");
+    assert_eq!(found(&facts, "198.51.100.1:80", "other"), "foreign", "kube-proxy decides, as without a mesh");
+    assert_eq!(found(&facts, "198.51.100.1:443", "shop"), "foreign");
+    for namespace in ["shop", "evil"] {
+        assert_eq!(found(&facts, "10.1.1.1:80", namespace), "spiffe://cluster.local/ns/shop/sa/web", "a pod's");
+        assert_eq!(found(&facts, "10.96.0.1:80", namespace), "shop/web:80", "another Service's");
+        assert_eq!(found(&facts, "10.0.0.1:80", namespace), "foreign", "a node's");
+    }
 }

@@ -25,6 +25,7 @@ pub(crate) fn facts(endpoints: &[u8]) -> Facts {
             target: TargetPort::Number(8080),
             app_protocol: None,
         }],
+        ..Service::default()
     };
     let workload = |last: &u8| Workload {
         metadata: metadata(&format!("web-{last}")),

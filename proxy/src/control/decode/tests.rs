@@ -68,7 +68,7 @@ fn what_cannot_be_followed_to_the_letter_is_refused() {
         assert!(error.contains(expected), "{error}");
     }
     let endpoints = |endpoint| {
-        let value = wire::Endpoints { endpoints: vec![endpoint] };
+        let value = wire::Endpoints { endpoints: vec![endpoint], ..wire::Endpoints::default() };
         super::value(&Key::Endpoints(ServicePort::new("a", "b", 1)), Some(wire::update::Value::Endpoints(value)))
     };
     assert!(endpoints(wire::Endpoint::default()).is_err(), "no address");
