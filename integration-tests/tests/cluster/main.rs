@@ -16,5 +16,6 @@ mod pods;
 mod probes;
 mod routes;
 mod sample;
+mod services;
 mod shop;
 mod source;
