@@ -180,9 +180,13 @@ impl Admin {
     }
 
     /// Why the proxy is not ready, line by line.
+    ///
+    /// While it drains it is ready: whatever comes is served. Kubernetes sends new clients elsewhere because the pod ends,
+    /// not because of this; where all pods of a Service end at once they serve on, which it takes a ready pod for
+    /// (`ProxyTerminatingEndpoints`).
     fn unready(&self) -> Vec<String> {
         let mut reasons = self.state.missing(&self.discovery, SystemTime::now());
-        if self.drain.phase() > Phase::Serving {
+        if self.drain.phase() >= Phase::Closing {
             reasons.push("draining".to_owned());
         }
         reasons

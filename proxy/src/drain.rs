@@ -17,7 +17,7 @@ pub enum Phase {
     /// Everything is served.
     #[default]
     Serving,
-    /// No new work is wanted (not ready any more), but whatever comes is served as before.
+    /// No new work is wanted, but whatever comes is served as before.
     Draining,
     /// Every inbound response says `Connection: close`, HTTP/2 connections get GOAWAY. Outbound stays open.
     Announcing,

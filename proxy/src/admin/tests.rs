@@ -118,6 +118,8 @@ async fn wait_says_what_is_missing_and_drain_starts_draining() {
     assert!(matches!(ended, Err(CallError::NotReady { .. })));
     tokio::task::spawn_blocking(move || drain(all)).await.unwrap().unwrap();
     assert_eq!(admin.drain.phase(), Phase::Draining);
+    assert!(!ask(all, "GET /ready").await.contains("draining"), "what comes is served: a Service may have nobody else");
+    admin.drain.advance(Phase::Closing);
     assert!(ask(all, "GET /ready").await.ends_with("draining\n"));
 }
 
