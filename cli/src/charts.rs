@@ -51,6 +51,7 @@ pub const MESH: Chart = Chart {
         ("controller.yaml", include_str!("../../charts/mesh/templates/controller.yaml")),
         ("identity.yaml", include_str!("../../charts/mesh/templates/identity.yaml")),
         ("injector.yaml", include_str!("../../charts/mesh/templates/injector.yaml")),
+        ("namespace-guard.yaml", include_str!("../../charts/mesh/templates/namespace-guard.yaml")),
         ("namespace.yaml", include_str!("../../charts/mesh/templates/namespace.yaml")),
         ("rbac.yaml", include_str!("../../charts/mesh/templates/rbac.yaml")),
         ("webhook.yaml", include_str!("../../charts/mesh/templates/webhook.yaml")),

@@ -52,6 +52,7 @@ pub async fn run(args: ServeArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     let hub = Hub::new(mesh, Instant::now());
     let tls = MeshTls::new(None);
 
+    let in_cluster = args.directory.is_none();
     let config = certificate_config(&args, &source).await?;
     let keeping = certificate::keep(config, tls.clone(), readiness.clone(), certificates, certify);
     let replica = args.replica.clone().unwrap_or_else(|| format!("{}:{}", host_name(), address.port()));
@@ -78,8 +79,10 @@ pub async fn run(args: ServeArgs, shutdown: Shutdown) -> anyhow::Result<()> {
         stream_life: args.stream_life,
     };
     let service = DiscoveryService::new(config, hub, metrics, shutdown.clone()).into_server();
-    let connections =
-        incoming(discovery, tls, IncomingConfig::new(ClientCertificates::Required), handshakes, shutdown.clone());
+    let clients = ClientCertificates::Required;
+    // Only in a cluster does each client have an address of its own.
+    let config = if in_cluster { IncomingConfig::for_pods(clients) } else { IncomingConfig::new(clients) };
+    let connections = incoming(discovery, tls, config, handshakes, shutdown.clone());
     let serving = server().serve_with_incoming_shutdown(service, connections, shutdown.clone().requested());
     tokio::pin!(serving);
     tokio::select! {

@@ -23,6 +23,8 @@ pub struct Config {
     pub image: Image,
     /// What every sidecar gets unless an annotation says otherwise.
     pub proxy: Proxy,
+    /// Whether pods that asked for a proxy and can't have one are refused, rather than started without.
+    pub refuse_uninjectable: bool,
 }
 
 /// Where the control plane is.
@@ -177,6 +179,7 @@ impl Default for Config {
             control_plane: ControlPlane::default(),
             image: Image::default(),
             proxy: Proxy::default(),
+            refuse_uninjectable: false,
         }
     }
 }

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proto::names;
 
+use crate::quoted::{quoted, shortened};
 use crate::settings::InvalidSetting;
 
 /// What becomes of a pod.
@@ -158,11 +159,16 @@ impl fmt::Display for Skipped {
             Self::MirrorPod => f.write_str("static pods cannot be changed through the API"),
             Self::NotLinux => f.write_str("only Linux pods can be injected"),
             Self::PortConflict { container, port } => {
-                write!(f, "container {container} uses port {port}, which the proxy needs; move it to another port")
+                write!(
+                    f,
+                    "container {} uses port {port}, which the proxy needs; move it to another port",
+                    shortened(container)
+                )
             }
             Self::UserConflict { container } => write!(
                 f,
-                "container {container} runs as user {}, which is the proxy's; give it another runAsUser",
+                "container {} runs as user {}, which is the proxy's; give it another runAsUser",
+                shortened(container),
                 names::PROXY_UID
             ),
             Self::VolumeConflict { volume } => {
@@ -181,7 +187,7 @@ impl fmt::Display for Skipped {
 
 impl fmt::Display for Word {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {:?} on the {}", self.key, self.value, self.on)
+        write!(f, "{}: {} on the {}", self.key, quoted(&self.value), self.on)
     }
 }
 

@@ -1,20 +1,27 @@
 //! Kubernetes events: why a pod got no proxy, and which of several words counted.
 //!
 //! They are told of the pod's owner, where `kubectl describe` shows them, since the pod itself does not exist yet. They
-//! wait in a short queue and never hold up an answer: when the API server is slower than pods come, some are dropped.
+//! wait in a short queue and never hold up an answer: when the API server is slower than pods come, some are dropped. So
+//! are those that come faster than a namespace, or all of them together, may have them: who asks need not be an API server.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use controller_runtime::rate::{Rate, Rates};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 
 /// The queue's entrance. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Events {
     queue: mpsc::Sender<Told>,
+    rates: Arc<(Rate, Rates<String>)>,
+    dropped: Counter,
 }
 
 /// One event.
@@ -34,13 +41,22 @@ impl Events {
     /// A queue and its other end.
     pub fn queue() -> (Self, mpsc::Receiver<Told>) {
         let (queue, receiver) = mpsc::channel(LONGEST_QUEUE);
-        (Self { queue }, receiver)
+        let rates = (Rate::new(MOST_A_SECOND, MOST_AT_ONCE, Instant::now()), Rates::new(EACH_A_SECOND, EACH_AT_ONCE));
+        (Self { queue, rates: Arc::new(rates), dropped: Counter::default() }, receiver)
     }
 
-    /// Puts an event into the queue, or drops it when the queue is full.
+    /// Puts `mesh_events_dropped_total` into the registry.
+    pub fn register(&self, registry: &mut Registry) {
+        let what = "Events that were not published: too many of a namespace, or of all, at once";
+        registry.register("mesh_events_dropped", what, self.dropped.clone());
+    }
+
+    /// Puts an event into the queue, or drops it when there were too many or the queue is full.
     pub fn tell(&self, told: Told) {
-        if self.queue.try_send(told).is_err() {
-            tracing::warn!("an event was dropped: the API server takes them slower than pods come");
+        let (now, (all, each)) = (Instant::now(), &*self.rates);
+        let namespace = told.regarding.namespace.clone().unwrap_or_default();
+        if !each.take(namespace, now) || !all.take(now) || self.queue.try_send(told).is_err() {
+            self.dropped.inc();
         }
     }
 }
@@ -94,6 +110,11 @@ fn shortened(note: &str) -> String {
     note[..end.unwrap_or(0)].to_owned()
 }
 
+/// Of one namespace: what its people will read.
+const EACH_A_SECOND: f64 = 1.0;
+const EACH_AT_ONCE: f64 = 25.0;
+const MOST_A_SECOND: f64 = 10.0;
+const MOST_AT_ONCE: f64 = 200.0;
 const REPORTER: &str = "meshctl.io/mesh-injector";
 const LONGEST_QUEUE: usize = 256;
 const LONGEST_NOTE: usize = 1023;
@@ -106,16 +127,22 @@ mod tests {
     #[test]
     fn a_full_queue_holds_nobody_up() {
         let (events, mut queue) = Events::queue();
-        let told = Told {
-            regarding: regarding(&ObjectMeta::default(), "shop"),
+        let told = |namespace: &str| Told {
+            regarding: regarding(&ObjectMeta::default(), namespace),
             is_warning: true,
             cause: "port_conflict",
             note: "é".repeat(1000),
         };
-        for _ in 0..2 * LONGEST_QUEUE {
-            events.tell(told.clone());
+        for _ in 0..100 {
+            events.tell(told("shop"));
         }
-        assert_eq!(queue.len(), LONGEST_QUEUE);
+        assert!((25..30).contains(&queue.len()), "{}", queue.len());
+        events.tell(told("blog"));
+        assert!(queue.len() > 25, "another namespace's");
+        for namespace in 0..2 * LONGEST_QUEUE {
+            events.tell(told(&namespace.to_string()));
+        }
+        assert!(queue.len() < LONGEST_QUEUE && events.dropped.get() > 300);
         let note = shortened(&queue.try_recv().unwrap().note);
         assert_eq!(note.len(), 1022);
     }

@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod mirror;
 pub mod namespaces;
 pub mod quantity;
+pub mod quoted;
 pub mod review;
 pub mod run;
 pub mod serve;

@@ -9,6 +9,7 @@ use proto::names::{INJECT, INJECT_MIRRORED};
 use serde_json::{Value, json};
 
 use crate::decision::{ISTIO_NAMESPACE, is_system};
+use crate::quoted::quoted;
 
 /// What is to be changed on a namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +57,8 @@ pub fn undo(namespace: &ObjectMeta) -> Option<Change> {
 /// What to tell who writes a value that means nothing.
 pub fn warning(namespace: &ObjectMeta) -> Option<String> {
     let value = namespace.annotations.as_ref()?.get(INJECT).filter(|value| !is_word(value))?;
-    Some(format!("{INJECT}: {value:?} is neither enabled nor disabled; pods of this namespace are not injected"))
+    let value = quoted(value);
+    Some(format!("{INJECT}: {value} is neither enabled nor disabled; pods of this namespace are not injected"))
 }
 
 impl Change {

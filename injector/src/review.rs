@@ -8,6 +8,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::quoted::quoted;
+
 /// What the API server asks.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -88,8 +90,7 @@ impl Question {
         let json = |error: serde_json::Error| Malformed::Json(error.to_string());
         let review: Review = serde_json::from_slice(body).map_err(json)?;
         if review.kind != KIND || review.api_version != API_VERSION {
-            let short = |text: &str| text.chars().take(LONGEST_NAME).collect::<String>();
-            let found = format!("{:?} of {:?}", short(&review.kind), short(&review.api_version));
+            let found = format!("{} of {}", quoted(&review.kind), quoted(&review.api_version));
             return Err(Malformed::Other { found });
         }
         serde_json::from_value(review.request.ok_or(Malformed::NoRequest)?).map_err(json)
@@ -144,4 +145,3 @@ struct Review {
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
-const LONGEST_NAME: usize = 64;

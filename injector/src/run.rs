@@ -48,6 +48,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     let (config_sender, config) = watch::channel(Arc::new(config));
     let (known, known_writer) = reflector::store();
     let (events, queue) = Events::queue();
+    events.register(&mut registry);
 
     let repairs = Repairs::default();
     let namespaces = Namespaces::new(known.clone(), Some(client.clone()));

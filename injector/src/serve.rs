@@ -1,19 +1,25 @@
 //! HTTPS for the webhooks: HTTP/1.1 and HTTP/2 behind TLS, with bounds on everything a stranger can use up.
 
-use std::sync::Arc;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::Request;
 use controller_runtime::incoming::{HandshakeMetrics, IncomingConfig, MeshStream, incoming};
 use controller_runtime::shutdown::Shutdown;
 use futures_util::StreamExt;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::service::TowerToHyperService;
 use identity::{ClientCertificates, MeshTls};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tower::ServiceExt as _;
+
+/// The address that a request comes from; in the extensions of every request.
+#[derive(Debug, Clone, Copy)]
+pub struct Source(pub IpAddr);
 
 /// Serves until `shutdown`; what is being answered then is answered.
 pub async fn serve(
@@ -23,25 +29,22 @@ pub async fn serve(
     router: Router,
     shutdown: Shutdown,
 ) {
-    // The API server shows no certificate of ours, and nothing is answered here that is not anybody's to know.
+    // The API server shows no certificate of ours, so that anybody is let in: what can be done about that is a NetworkPolicy,
+    // and that no address gets more than its share.
     let config = IncomingConfig {
         protocols: &[b"h2", b"http/1.1"],
         max_pending: MOST_HANDSHAKES,
+        max_pending_each: MOST_HANDSHAKES / 4,
+        max_connections: MOST_CONNECTIONS,
+        max_connections_each: MOST_CONNECTIONS / 16,
         ..IncomingConfig::new(ClientCertificates::None)
     };
     let mut connections = incoming(listener, tls, config, handshakes, shutdown.clone());
-    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     let mut open = JoinSet::new();
     while let Some(connection) = connections.next().await {
         while open.try_join_next().is_some() {}
         let Ok(stream) = connection else { continue };
-        // Whoever finds no room is hung up on, and tries the next replica.
-        let Ok(permit) = room.clone().try_acquire_owned() else { continue };
-        let (router, shutdown) = (router.clone(), shutdown.clone());
-        open.spawn(async move {
-            serve_connection(stream, router, shutdown).await;
-            drop(permit);
-        });
+        open.spawn(serve_connection(stream, router.clone(), shutdown.clone()));
     }
     let _ = tokio::time::timeout(GRACE, async { while open.join_next().await.is_some() {} }).await;
 }
@@ -55,7 +58,12 @@ async fn serve_connection(stream: MeshStream, router: Router, shutdown: Shutdown
         .keep_alive_interval(Some(PATIENCE))
         .max_concurrent_streams(MOST_STREAMS)
         .max_header_list_size(16 * 1024);
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let source = Source(stream.peer().address.ip());
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(source);
+        router.clone().oneshot(request)
+    });
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     // However it ends, nobody is left to tell.
     tokio::select! {

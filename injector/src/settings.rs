@@ -18,6 +18,7 @@ use proto::names;
 use crate::config::{Amounts, Config};
 use crate::decision::On;
 use crate::quantity::Quantity;
+use crate::quoted::quoted;
 
 /// The settings of one sidecar.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,7 +154,7 @@ impl Settings {
                     return Err(InvalidSetting {
                         key,
                         on,
-                        problem: format!("{request:?} is above the limit {limit:?}"),
+                        problem: format!("{} is above the limit {}", quoted(request), quoted(limit)),
                     });
                 }
             }
@@ -182,7 +183,7 @@ impl FromStr for Milliseconds {
         let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
         match number.filter(|number| unit > 0 && *number <= LONGEST_DELAY) {
             Some(number) => Ok(Self(number)),
-            None => Err(format!("{text:?} is not a time such as 500ms, 2s or 1m, of at most an hour")),
+            None => Err(format!("{} is not a time such as 500ms, 2s or 1m, of at most an hour", quoted(text))),
         }
     }
 }
@@ -225,7 +226,8 @@ pub(crate) fn log_filter(text: &str) -> Result<(), String> {
     if text.len() <= LONGEST_FILTER && text.split(',').all(|part| good(part.trim())) {
         return Ok(());
     }
-    Err(format!("{text:?} is not a log filter such as info or warn,proxy=debug; levels are {}", LEVELS.join(", ")))
+    let levels = LEVELS.join(", ");
+    Err(format!("{} is not a log filter such as info or warn,proxy=debug; levels are {levels}", quoted(text)))
 }
 
 /// An image reference, or part of one.
@@ -234,13 +236,13 @@ pub(crate) fn image(text: &str) -> Result<(), String> {
     if !text.is_empty() && text.len() <= LONGEST_IMAGE && text.chars().all(good) {
         return Ok(());
     }
-    Err(format!("{text:?} is not an image reference such as registry.example/mesh-proxy:0.1.0"))
+    Err(format!("{} is not an image reference such as registry.example/mesh-proxy:0.1.0", quoted(text)))
 }
 
 /// 1 to 64.
 pub(crate) fn workers(text: &str) -> Result<usize, String> {
     let number = text.trim().parse().ok().filter(|number| (1..=64).contains(number));
-    number.ok_or_else(|| format!("{text:?} is not a number from 1 to 64"))
+    number.ok_or_else(|| format!("{} is not a number from 1 to 64", quoted(text)))
 }
 
 /// Annotations of a pod and of its namespace, and what came of reading them.
@@ -267,7 +269,8 @@ impl<'m> Found<'m> {
         if let (Some(own), Some(other)) = (own, inherited)
             && own != other
         {
-            self.overruled.push(format!("{key}: {own:?} on the pod counts, {other:?} on the namespace does not"));
+            let (own, other) = (quoted(own), quoted(other));
+            self.overruled.push(format!("{key}: {own} on the pod counts, {other} on the namespace does not"));
         }
         if let (None, Some(inherited)) = (own, inherited) {
             self.inherited.insert(key.to_owned(), inherited.to_owned());
@@ -294,7 +297,7 @@ fn is_more(request: Option<&str>, limit: Option<&str>) -> bool {
 /// A list with commas. The redirect rules are one message to the kernel, so there is a limit to it.
 fn items<T>(text: &str, what: &str, item: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, String> {
     let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-    let read = |part: &str| item(part).ok_or_else(|| format!("{part:?} is not {what}"));
+    let read = |part: &str| item(part).ok_or_else(|| format!("{} is not {what}", quoted(part)));
     let items = parts.map(read).collect::<Result<Vec<_>, _>>()?;
     if items.len() > MOST_ITEMS { Err(format!("more than {MOST_ITEMS} are too many")) } else { Ok(items) }
 }

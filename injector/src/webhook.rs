@@ -7,17 +7,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use axum::{Extension, Router};
+use controller_runtime::sources::{Place, Sources};
 use http_body_util::{BodyExt as _, Limited};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proto::names;
-use tokio::sync::{Semaphore, watch};
+use serde::Deserialize as _;
+use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::decision::{Decision, Skipped, decide};
@@ -26,7 +28,9 @@ use crate::inject::{Injection, Outcome, inject};
 use crate::metrics::Metrics;
 use crate::mirror;
 use crate::namespaces::Namespaces;
+use crate::quoted::shortened;
 use crate::review::{Answer, Question};
+use crate::serve::Source;
 
 /// What the answers are made from.
 #[derive(Debug)]
@@ -41,7 +45,8 @@ pub struct Webhook {
     pub events: Events,
     /// What is counted.
     pub metrics: Metrics,
-    bodies: Semaphore,
+    /// Questions from the first byte of their body to their answer.
+    questions: Sources,
 }
 
 impl Webhook {
@@ -53,7 +58,14 @@ impl Webhook {
         events: Events,
         metrics: Metrics,
     ) -> Self {
-        Self { namespaces, config, bundle, events, metrics, bodies: Semaphore::new(MOST_BODIES) }
+        Self {
+            namespaces,
+            config,
+            bundle,
+            events,
+            metrics,
+            questions: Sources::new(MOST_QUESTIONS, MOST_QUESTIONS_EACH),
+        }
     }
 
     /// The paths that the API server calls.
@@ -65,11 +77,12 @@ impl Webhook {
             .with_state(self)
     }
 
-    async fn pod(&self, question: &Question) -> Answer {
+    async fn pod(&self, question: &mut Question) -> Answer {
         if question.kind.kind != "Pod" || !question.kind.group.is_empty() || question.operation != "CREATE" {
             return other(question, "Pods that are created");
         }
-        let pod: Pod = match serde_json::from_value(question.object.clone()) {
+        // What it is made from goes now: the API server may be slow to tell of the namespace.
+        let pod: Pod = match serde_json::from_value(std::mem::take(&mut question.object)) {
             Ok(pod) => pod,
             Err(error) => return self.broken(question, &format!("its object is no Pod: {error}")),
         };
@@ -84,7 +97,15 @@ impl Webhook {
         let (config, bundle) = (self.config.borrow().clone(), self.bundle.borrow().clone());
         match inject(&pod, &namespace, &config, bundle.as_deref()) {
             Outcome::Injected(injection) => self.injected(question, &pod, &namespace, injection),
-            Outcome::Skipped(skipped) => self.skipped(question, &pod, &namespace, &skipped),
+            Outcome::Skipped(skipped) => {
+                let answer = self.skipped(question, &pod, &namespace, &skipped);
+                // Agents on the nodes' network are in many namespaces, and asked for nothing themselves.
+                if !config.refuse_uninjectable || !skipped.is_surprising() || skipped == Skipped::HostNetwork {
+                    return answer;
+                }
+                let message = format!("not injected into the mesh, which refuses pods without it here: {skipped}");
+                Answer::refused(skipped.reason(), 403, message)
+            }
         }
     }
 
@@ -147,15 +168,26 @@ impl Webhook {
         Answer::refused("malformed", 400, format!("mesh-injector cannot read the AdmissionReview: {problem}"))
     }
 
-    /// The question in a body, or the HTTP error that it is answered with.
-    async fn question(&self, body: Body) -> Result<Question, Response> {
+    /// A place for a question, and the question in its body, or the HTTP error that it is answered with.
+    async fn question(&self, source: Source, body: Body) -> Result<(Place, Question), Response> {
         let refused = |reason: &'static str, status: StatusCode, message: String| {
             self.metrics.failed(reason);
             tracing::info!(reason, message, "a request to the webhook was refused");
             (status, format!("mesh-injector: {message}\n")).into_response()
         };
-        let _permit = self.bodies.acquire().await.expect("the semaphore is never closed");
-        let body = match tokio::time::timeout(PATIENCE, Limited::new(body, LARGEST_BODY).collect()).await {
+        let busy = |message: &str| refused("overloaded", StatusCode::TOO_MANY_REQUESTS, message.to_owned());
+        let waiting = tokio::time::timeout(PATIENCE, self.questions.wait(source.0, LONGEST_LINE));
+        let Ok(Ok(mut place)) = waiting.await else {
+            return Err(busy("too many questions at once; ask again"));
+        };
+        let reading = tokio::time::timeout(PATIENCE, Limited::new(body, LARGEST_BODY).collect());
+        let body = tokio::select! {
+            body = reading => body,
+            () = place.taken_away() => return Err(busy("others wait for the place that this body does not fill")),
+        };
+        // What is left to do is ours.
+        place.keep();
+        let body = match body {
             Ok(Ok(body)) => body.to_bytes(),
             Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
                 let message = format!("an AdmissionReview of more than {LARGEST_BODY} bytes is not read");
@@ -170,20 +202,26 @@ impl Webhook {
                 return Err(refused("malformed", StatusCode::REQUEST_TIMEOUT, message));
             }
         };
-        Question::parse(&body).map_err(|error| refused("malformed", StatusCode::BAD_REQUEST, error.to_string()))
+        match Question::parse(&body) {
+            Ok(question) => Ok((place, question)),
+            Err(error) => Err(refused("malformed", StatusCode::BAD_REQUEST, error.to_string())),
+        }
     }
 }
 
-async fn pods(State(webhook): State<Arc<Webhook>>, body: Body) -> Response {
-    match webhook.question(body).await {
-        Ok(question) => answered(&question, &webhook.pod(&question).await),
+async fn pods(State(webhook): State<Arc<Webhook>>, Extension(source): Extension<Source>, body: Body) -> Response {
+    match webhook.question(source, body).await {
+        Ok((_place, mut question)) => {
+            let answer = webhook.pod(&mut question).await;
+            answered(&question, &answer)
+        }
         Err(response) => response,
     }
 }
 
-async fn namespaces(State(webhook): State<Arc<Webhook>>, body: Body) -> Response {
-    match webhook.question(body).await {
-        Ok(question) => answered(&question, &namespace(&question)),
+async fn namespaces(State(webhook): State<Arc<Webhook>>, Extension(source): Extension<Source>, body: Body) -> Response {
+    match webhook.question(source, body).await {
+        Ok((_place, question)) => answered(&question, &namespace(&question)),
         Err(response) => response,
     }
 }
@@ -194,7 +232,7 @@ fn namespace(question: &Question) -> Answer {
     if question.kind.kind != "Namespace" || !question.kind.group.is_empty() || !is_written {
         return other(question, "Namespaces that are created or updated");
     }
-    let Ok(namespace) = serde_json::from_value::<Namespace>(question.object.clone()) else {
+    let Ok(namespace) = Namespace::deserialize(&question.object) else {
         return Answer { warnings: vec!["mesh: this is no Namespace".to_owned()], ..Answer::unchanged("malformed") };
     };
     let namespace = namespace.metadata;
@@ -210,8 +248,8 @@ fn namespace(question: &Question) -> Answer {
 /// Somebody wrote a webhook configuration of his own.
 fn other(question: &Question, ours: &str) -> Answer {
     let (operation, kind) = (&question.operation, &question.kind.kind);
-    let short = |text: &str| text.chars().take(LONGEST_NAME).collect::<String>();
-    let warning = format!("mesh: this webhook is for {ours}, not for {} of {}", short(operation), short(kind));
+    let (operation, kind) = (shortened(operation), shortened(kind));
+    let warning = format!("mesh: this webhook is for {ours}, not for {operation} of {kind}");
     Answer { warnings: vec![warning], ..Answer::unchanged("other_kind") }
 }
 
@@ -224,13 +262,16 @@ fn answered(question: &Question, answer: &Answer) -> Response {
 fn name(pod: &Pod) -> String {
     let metadata = &pod.metadata;
     let generated = || format!("{}*", metadata.generate_name.as_deref().unwrap_or("pod "));
-    metadata.name.clone().filter(|name| !name.is_empty()).unwrap_or_else(generated)
+    shortened(&metadata.name.clone().filter(|name| !name.is_empty()).unwrap_or_else(generated))
 }
 
 /// What the API server takes itself for one object.
 const LARGEST_BODY: usize = 3 << 20;
-const MOST_BODIES: usize = 64;
-const LONGEST_NAME: usize = 64;
+const MOST_QUESTIONS: usize = 64;
+/// For one address: an API server's are answered in a millisecond or two.
+const MOST_QUESTIONS_EACH: usize = 16;
+/// As many as an API server has under way.
+const LONGEST_LINE: usize = 600;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]

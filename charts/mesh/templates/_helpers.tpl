@@ -135,7 +135,7 @@ resources:
   readOnly: true
 {{- end -}}
 
-{{- /* ServiceAccount, PodDisruptionBudget and NetworkPolicy of a program; port is the one it serves. */ -}}
+{{- /* ServiceAccount, PodDisruptionBudget and NetworkPolicy of a program; port is the one it serves, from whom it may be dialled. */ -}}
 {{- define "mesh.companions" -}}
 apiVersion: v1
 kind: ServiceAccount
@@ -178,6 +178,11 @@ spec:
     - ports:
         - protocol: TCP
           port: {{ .port }}
+      {{- with .from }}
+      from:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+    - ports:
         - protocol: TCP
           port: 9090
 {{- end }}

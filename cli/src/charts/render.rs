@@ -1,5 +1,6 @@
 //! Templates of a chart to objects, with the part of Helm's functions that our charts use:
-//! `include`, `indent`, `nindent`, `toYaml`, `default`, `quote`, `required`, `fail`, `dict`, and Go's own.
+//! `include`, `indent`, `nindent`, `toYaml`, `default`, `quote`, `required`, `fail`, `dict`, `semverCompare` (for
+//! `>=1.30-0` and the like), and Go's own.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, Weak};
@@ -98,6 +99,14 @@ fn with_functions(template: Template, this: Weak<OnceLock<Template>>) -> Templat
             [] => Err(wrong("required takes a message and a value")),
         })
         .func("fail", |arguments| Err(wrong(&arguments.first().map(ToString::to_string).unwrap_or_default())))
+        .func("semverCompare", |arguments| {
+            let [constraint, version] = arguments else { return Err(wrong("semverCompare takes two versions")) };
+            let constraint = constraint.to_string();
+            let oldest = constraint.strip_prefix(">=").and_then(|text| minor(text.strip_suffix("-0")?));
+            let oldest = oldest.ok_or_else(|| wrong("semverCompare is understood for >=1.30-0 and the like"))?;
+            let version = minor(&version.to_string()).ok_or_else(|| wrong("the cluster's version is none"))?;
+            Ok(GoValue::Bool(version >= oldest))
+        })
         .func("dict", |arguments| {
             let pairs = arguments.chunks(2).map(|pair| match pair {
                 [key, value] => (Arc::from(key.to_string()), value.clone()),
@@ -107,6 +116,12 @@ fn with_functions(template: Template, this: Weak<OnceLock<Template>>) -> Templat
             });
             Ok(GoValue::Map(Arc::new(pairs.collect())))
         })
+}
+
+/// The first two numbers of a version.
+fn minor(version: &str) -> Option<(u32, u32)> {
+    let mut numbers = version.trim_start_matches('v').split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 fn indented(arguments: &[GoValue]) -> gotmpl::Result<String> {

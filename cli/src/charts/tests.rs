@@ -149,6 +149,48 @@ fn proxies_see_every_replica_and_the_api_server_one_address() {
 }
 
 #[test]
+fn a_pods_annotation_counts_before_its_label() {
+    let objects = render(&json!({}));
+    let webhooks = find(&objects, "MutatingWebhookConfiguration", "mesh-injector")["webhooks"].as_array().unwrap();
+    for webhook in webhooks.iter().filter(|webhook| webhook["failurePolicy"] == "Fail") {
+        // A selector sees the label alone, and comes first.
+        assert_eq!(webhook["objectSelector"], json!({}));
+        let conditions = webhook["matchConditions"].as_array().unwrap();
+        let condition = conditions.iter().find(|condition| condition["name"] == "not-opted-out").unwrap();
+        let expression = condition["expression"].as_str().unwrap();
+        let at = |text: &str| expression.find(text).unwrap_or_else(|| panic!("{text} in {expression}"));
+        assert!(at("annotations['meshctl.io/inject'] != 'disabled'") < at("labels['meshctl.io/inject'] != 'disabled'"));
+        assert!(at("labels['sidecar.istio.io/inject']") < at("annotations['sidecar.istio.io/inject']"));
+    }
+}
+
+#[test]
+fn the_injectors_account_is_held_to_its_label_where_kubernetes_can() {
+    let objects = render(&json!({}));
+    let policy = find(&objects, "ValidatingAdmissionPolicy", "mesh-injector-namespaces");
+    let whose = policy["spec"]["matchConditions"][0]["expression"].as_str().unwrap();
+    assert!(whose.ends_with("== 'system:serviceaccount:mesh-system:mesh-injector'"), "{whose}");
+    let binding = find(&objects, "ValidatingAdmissionPolicyBinding", "mesh-injector-namespaces");
+    assert_eq!(binding["spec"]["policyName"], policy["metadata"]["name"]);
+    let older = Release { kube_version: "v1.29.3".to_owned(), ..release() };
+    let objects = MESH.objects(&json!({}), &older).unwrap();
+    assert!(!objects.iter().any(|object| object["kind"].as_str().unwrap().starts_with("ValidatingAdmission")));
+}
+
+#[test]
+fn who_may_reach_the_webhook_can_be_said() {
+    let from = json!([{"ipBlock": {"cidr": "10.0.0.0/28"}}]);
+    for (values, expected) in [(json!({}), Value::Null), (json!({"networkPolicies": {"webhookFrom": from}}), from)] {
+        let objects = render(&values);
+        let ingress = &find(&objects, "NetworkPolicy", "mesh-injector")["spec"]["ingress"];
+        assert_eq!((&ingress[0]["ports"][0]["port"], &ingress[0]["from"]), (&json!(10250), &expected));
+        assert_eq!((&ingress[1]["ports"][0]["port"], &ingress[1]["from"]), (&json!(9090), &Value::Null));
+        let identity = &find(&objects, "NetworkPolicy", "mesh-identity")["spec"]["ingress"];
+        assert_eq!(identity[0]["from"], Value::Null, "every pod needs a certificate");
+    }
+}
+
+#[test]
 fn high_availability() {
     let objects = render(&values::read("ha", HA_VALUES).unwrap());
     for program in ["mesh-controller", "mesh-identity", "mesh-injector"] {

@@ -2,7 +2,7 @@
 //!
 //! Handshakes run beside each other, so a slow client holds up nobody; each has a time limit, and so many may be pending
 //! before the listener's own queue has to wait. A connection that fails its handshake is counted by reason and told to
-//! nobody else.
+//! nobody else. Where strangers can dial, no address gets more than its share of handshakes and of connections.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,13 +18,14 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
 use crate::shutdown::Shutdown;
+use crate::sources::{NoPlace, Place, Sources};
 
 /// How connections are accepted.
 #[derive(Debug, Clone, Copy)]
@@ -35,14 +36,35 @@ pub struct IncomingConfig {
     pub handshake_timeout: Duration,
     /// Handshakes at once; further connections wait in the listener's queue.
     pub max_pending: usize,
+    /// Of these, for one address; what is more is hung up on.
+    pub max_pending_each: usize,
+    /// Connections behind their handshake.
+    pub max_connections: usize,
+    /// Of these, for one address.
+    pub max_connections_each: usize,
     /// ALPN names that are spoken, the preferred one first.
     pub protocols: &'static [&'static [u8]],
 }
 
 impl IncomingConfig {
-    /// 10 s for each of at most 1,024 handshakes at once, and HTTP/2 afterwards.
+    /// 10 s for each of at most 1,024 handshakes at once, and HTTP/2 afterwards. An address may have all of them, as it
+    /// must where everybody dials from one machine.
     pub fn new(clients: ClientCertificates) -> Self {
-        Self { clients, handshake_timeout: Duration::from_secs(10), max_pending: 1024, protocols: &[b"h2"] }
+        Self {
+            clients,
+            handshake_timeout: Duration::from_secs(10),
+            max_pending: 1024,
+            max_pending_each: usize::MAX,
+            max_connections: usize::MAX,
+            max_connections_each: usize::MAX,
+            protocols: &[b"h2"],
+        }
+    }
+
+    /// The same where each pod has an address of its own: one has 64 handshakes and 256 connections at most, all together
+    /// 65,536 connections.
+    pub fn for_pods(clients: ClientCertificates) -> Self {
+        Self { max_pending_each: 64, max_connections: 65_536, max_connections_each: 256, ..Self::new(clients) }
     }
 }
 
@@ -50,6 +72,7 @@ impl IncomingConfig {
 #[derive(Debug, Clone, Default)]
 pub struct HandshakeMetrics {
     failures: Family<FailureLabels, Counter>,
+    turned_away: Family<FailureLabels, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -69,7 +92,19 @@ impl HandshakeMetrics {
             "Refused or failed mesh TLS handshakes by reason",
             metrics.failures.clone(),
         );
+        for reason in [SHARE, FULL, TAKEN] {
+            drop(metrics.turned_away.get_or_create(&FailureLabels { reason }));
+        }
+        registry.register(
+            "mesh_connections_turned_away",
+            "Connections hung up on for want of room: their address had its share, all was full, or their place went to an address with fewer",
+            metrics.turned_away.clone(),
+        );
         metrics
+    }
+
+    fn turned_away(&self, reason: &'static str) {
+        self.turned_away.get_or_create(&FailureLabels { reason }).inc();
     }
 
     fn failed(&self, reason: HandshakeFailure) {
@@ -93,6 +128,7 @@ pub struct Peer {
 pub struct MeshStream {
     stream: TlsStream<TcpStream>,
     peer: Peer,
+    place: Place,
 }
 
 /// Accepts until `shutdown`; the stream of connections never yields an error.
@@ -110,11 +146,13 @@ pub fn incoming(
         clients: config.clients,
         timeout: config.handshake_timeout,
         metrics,
+        connections: Sources::new(config.max_connections, config.max_connections_each),
     };
-    let pending = Arc::new(Semaphore::new(config.max_pending));
+    let pending = Sources::new(config.max_pending, config.max_pending_each);
+    let has_shares = config.max_pending_each < config.max_pending;
     tokio::spawn(async move {
         tokio::select! {
-            () = accept(listener, Arc::new(acceptor), pending, ready) => {}
+            () = accept(listener, Arc::new(acceptor), (pending, has_shares), ready) => {}
             () = shutdown.requested() => {}
         }
     });
@@ -128,16 +166,16 @@ struct Acceptor {
     clients: ClientCertificates,
     timeout: Duration,
     metrics: HandshakeMetrics,
+    connections: Sources,
 }
 
 async fn accept(
     listener: TcpListener,
     acceptor: Arc<Acceptor>,
-    pending: Arc<Semaphore>,
+    (pending, has_shares): (Sources, bool),
     ready: mpsc::Sender<Result<MeshStream, io::Error>>,
 ) {
     loop {
-        let permit = pending.clone().acquire_owned().await.expect("the semaphore is never closed");
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -147,29 +185,60 @@ async fn accept(
                 continue;
             }
         };
-        let (acceptor, ready) = (acceptor.clone(), ready.clone());
-        tokio::spawn(async move {
-            match acceptor.handshake(stream, address).await {
-                Ok(stream) => {
-                    // Fails only when the server has stopped.
-                    let _ = ready.send(Ok(stream)).await;
-                }
-                Err((reason, error)) => {
-                    acceptor.metrics.failed(reason);
-                    tracing::info!(%address, reason = reason.as_str(), error, "TLS handshake failed");
-                }
+        let place = match pending.enter(address.ip()) {
+            Ok(place) => place,
+            Err(NoPlace::Own) => {
+                acceptor.metrics.turned_away(SHARE);
+                continue;
             }
-            drop(permit);
-        });
+            // Whoever has none of them waits; the others must not hold it up, where strangers can dial.
+            Err(NoPlace::Full { own: 1.. }) if has_shares => {
+                acceptor.metrics.turned_away(FULL);
+                continue;
+            }
+            Err(NoPlace::Full { .. }) => match pending.wait(address.ip(), 1).await {
+                Ok(place) => place,
+                Err(_) => continue,
+            },
+        };
+        tokio::spawn(acceptor.clone().welcome(stream, address, place, ready.clone()));
     }
 }
 
 impl Acceptor {
+    /// From a connection to a stream for the server; `pending` is its place among the handshakes.
+    async fn welcome(
+        self: Arc<Self>,
+        stream: TcpStream,
+        address: SocketAddr,
+        mut pending: Place,
+        ready: mpsc::Sender<Result<MeshStream, io::Error>>,
+    ) {
+        let shaken = tokio::select! {
+            shaken = self.handshake(stream, address) => shaken,
+            () = pending.taken_away() => return self.metrics.turned_away(TAKEN),
+        };
+        let (stream, peer) = match shaken {
+            Ok(shaken) => shaken,
+            Err((reason, error)) => {
+                self.metrics.failed(reason);
+                tracing::info!(%address, reason = reason.as_str(), error, "TLS handshake failed");
+                return;
+            }
+        };
+        match self.connections.enter(address.ip()) {
+            // Fails only when the server has stopped.
+            Ok(place) => drop(ready.send(Ok(MeshStream { stream, peer, place })).await),
+            Err(NoPlace::Own) => self.metrics.turned_away(SHARE),
+            Err(NoPlace::Full { .. }) => self.metrics.turned_away(FULL),
+        }
+    }
+
     async fn handshake(
         &self,
         stream: TcpStream,
         address: SocketAddr,
-    ) -> Result<MeshStream, (HandshakeFailure, String)> {
+    ) -> Result<(TlsStream<TcpStream>, Peer), (HandshakeFailure, String)> {
         // Discovery is small messages that must not wait for each other.
         let _ = stream.set_nodelay(true);
         let stream = tokio::time::timeout(self.timeout, self.acceptor.accept(stream))
@@ -177,7 +246,7 @@ impl Acceptor {
             .map_err(|_| (HandshakeFailure::TimedOut, "the handshake took too long".to_owned()))?
             .map_err(|error| (HandshakeFailure::of_io(&error), error.to_string()))?;
         let peer = self.peer(&stream, address).map_err(|error| (HandshakeFailure::from(&error), error.to_string()))?;
-        Ok(MeshStream { stream, peer })
+        Ok((stream, peer))
     }
 
     fn peer(&self, stream: &TlsStream<TcpStream>, address: SocketAddr) -> Result<Peer, PeerRefused> {
@@ -193,6 +262,13 @@ impl Acceptor {
     }
 }
 
+impl MeshStream {
+    /// Who is at the other end.
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+}
+
 impl Connected for MeshStream {
     type ConnectInfo = Peer;
 
@@ -203,6 +279,9 @@ impl Connected for MeshStream {
 
 impl AsyncRead for MeshStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.place.poll_taken_away(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
@@ -221,6 +300,9 @@ impl AsyncWrite for MeshStream {
     }
 }
 
+const SHARE: &str = "share";
+const FULL: &str = "full";
+const TAKEN: &str = "taken";
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]

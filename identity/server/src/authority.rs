@@ -12,7 +12,7 @@ use identity::{
 
 use crate::custody::{Custody, KeptIssuer};
 use crate::metrics::Metrics;
-use crate::rotation::{Anchors, Rotation};
+use crate::rotation::{Anchors, Published, Rotation};
 
 /// What signing needs, as it is at this moment.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ pub(crate) struct Authority {
     expired: bool,
     rotation: Rotation,
     current: Arc<ArcSwap<Current>>,
-    published: Option<TrustBundle>,
+    published: Option<Published>,
     tls: MeshTls,
     renew_at: SystemTime,
     readiness: Readiness,
@@ -88,7 +88,7 @@ impl Authority {
         let kept = custody.issuer()?;
         let issuer = Arc::new(Issuer::from_pem(&kept.files, now)?);
         let before = custody.published_before();
-        let unheard_of = before.as_ref().is_some_and(|before| !before.contains_all(issuer.bundle()));
+        let unheard_of = before.as_ref().is_some_and(|before| !before.bundle.contains_all(issuer.bundle()));
         let times = (config.rotation_delay, config.leaf_lifetime);
         let mut rotation = Rotation::new(issuer, kept.anchors, before, times, now);
         if unheard_of && kept.anchors == Anchors::Derived && custody.is_shared() {
@@ -175,8 +175,13 @@ impl Authority {
                 self.refused = Some(kept);
             }
             Ok(issuer) => {
-                tracing::info!(bundle = %issuer.bundle().fingerprint(), "the issuer has changed");
-                self.rotation.change(Arc::new(issuer), kept.anchors, now);
+                let fingerprint = issuer.bundle().fingerprint();
+                if let Err(error) = self.rotation.change(Arc::new(issuer), kept.anchors, now) {
+                    tracing::error!(%error, "the new issuer is refused: too many roots are still trusted beside it");
+                    self.refused = Some(kept);
+                    return;
+                }
+                tracing::info!(bundle = %fingerprint, "the issuer has changed");
                 self.kept = kept;
                 self.refused = None;
                 self.renew_at = now;
@@ -195,24 +200,25 @@ impl Authority {
         let issuer = &next.issuer;
         self.metrics.issuer(issuer.not_before(), issuer.not_after(), next.bundle.certificates().len());
         let in_force = self.current.load();
-        let unchanged = self.published.as_ref() == Some(&*next.bundle)
+        let published = self.rotation.to_publish();
+        let unchanged = self.published.as_ref() == Some(&published)
             && Arc::ptr_eq(&in_force.issuer, &next.issuer)
             && in_force.may_sign == next.may_sign;
         if !unchanged {
             let bundle = next.bundle.clone();
             self.custody
-                .publish(&bundle, &next.bundle_pem)
+                .publish(&published, &next.bundle_pem)
                 .map_err(|(path, source)| AuthorityError::Publish { path, source })?;
-            if self.published.as_ref() != Some(&*bundle) {
+            if self.published.as_ref().is_none_or(|before| before.bundle != *bundle) {
                 let fingerprint = bundle.fingerprint();
                 tracing::info!(anchors = bundle.certificates().len(), %fingerprint, "trust bundle in force");
             }
-            self.tls.set_bundle(bundle.clone());
+            self.tls.set_bundle(bundle);
             self.current.store(Arc::new(next));
-            self.published = Some((*bundle).clone());
+            self.published = Some(published);
         }
-        if let Some(bundle) = self.published.as_ref().and_then(|ours| self.custody.confirmed(ours)) {
-            self.rotation.published(&bundle, now);
+        if let Some(published) = self.published.as_ref().and_then(|ours| self.custody.confirmed(ours)) {
+            self.rotation.published(&published, now);
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use identity::{Issuer, IssuerError, IssuerFiles, TrustBundle, TrustDomain, write_private};
 use tokio::sync::watch;
 
-use crate::rotation::Anchors;
+use crate::rotation::{Anchors, Published};
 
 /// The place.
 #[derive(Debug)]
@@ -28,11 +28,11 @@ pub(crate) struct Cluster {
     /// The issuer as it was last seen.
     pub(crate) issuer: watch::Receiver<KeptIssuer>,
     /// The bundle that was published when we started.
-    pub(crate) before: Option<TrustBundle>,
+    pub(crate) before: Option<Published>,
     /// What is to be published.
-    pub(crate) wanted: watch::Sender<Option<Arc<TrustBundle>>>,
+    pub(crate) wanted: watch::Sender<Option<Arc<Published>>>,
     /// What is published.
-    pub(crate) published: watch::Receiver<Option<Arc<TrustBundle>>>,
+    pub(crate) published: watch::Receiver<Option<Arc<Published>>>,
 }
 
 /// An issuer as it is kept.
@@ -70,11 +70,11 @@ impl Custody {
     }
 
     /// What an earlier run, or another replica, has published.
-    pub(crate) fn published_before(&self) -> Option<TrustBundle> {
+    pub(crate) fn published_before(&self) -> Option<Published> {
         match self {
             Self::Directory(directory) => {
                 let pem = std::fs::read(directory.bundle_file.as_ref()?).ok()?;
-                TrustBundle::from_pem(&pem).ok()
+                TrustBundle::from_pem(&pem).ok().map(Published::from)
             }
             Self::Cluster(cluster) => cluster.before.clone(),
         }
@@ -86,21 +86,21 @@ impl Custody {
     }
 
     /// Publishes the bundle, or has it published.
-    pub(crate) fn publish(&self, bundle: &Arc<TrustBundle>, pem: &str) -> Result<(), (PathBuf, std::io::Error)> {
+    pub(crate) fn publish(&self, published: &Published, pem: &str) -> Result<(), (PathBuf, std::io::Error)> {
         match self {
             Self::Directory(directory) => match &directory.bundle_file {
                 Some(path) => write_private(path, pem.as_bytes(), 0o644).map_err(|error| (path.clone(), error)),
                 None => Ok(()),
             },
             Self::Cluster(cluster) => {
-                cluster.wanted.send_replace(Some(bundle.clone()));
+                cluster.wanted.send_replace(Some(Arc::new(published.clone())));
                 Ok(())
             }
         }
     }
 
     /// What is published by now, where `ours` was handed to [`Self::publish`].
-    pub(crate) fn confirmed(&self, ours: &TrustBundle) -> Option<Arc<TrustBundle>> {
+    pub(crate) fn confirmed(&self, ours: &Published) -> Option<Arc<Published>> {
         match self {
             Self::Directory(_) => Some(Arc::new(ours.clone())),
             Self::Cluster(cluster) => cluster.published.borrow().clone(),

@@ -24,14 +24,14 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::custody::KeptIssuer;
-use crate::rotation::Anchors;
+use crate::rotation::{Anchors, Published};
 
 /// What a replica begins with.
 #[derive(Debug)]
 pub(crate) struct Beginning {
     pub(crate) issuer: KeptIssuer,
     /// The bundle that is published already.
-    pub(crate) published: Option<TrustBundle>,
+    pub(crate) published: Option<Published>,
 }
 
 /// The Secret of one system namespace.
@@ -131,9 +131,12 @@ impl IssuerSecret {
     }
 }
 
-/// The bundle a ConfigMap publishes.
-pub(crate) fn bundle_of(config_map: &ConfigMap) -> Option<TrustBundle> {
-    TrustBundle::from_pem(config_map.data.as_ref()?.get(BUNDLE_KEY)?.as_bytes()).ok()
+/// The bundle a ConfigMap publishes. What can't be read of when anchors go counts as not written.
+pub(crate) fn bundle_of(config_map: &ConfigMap) -> Option<Published> {
+    let bundle = TrustBundle::from_pem(config_map.data.as_ref()?.get(BUNDLE_KEY)?.as_bytes()).ok()?;
+    let until = config_map.metadata.annotations.as_ref().and_then(|map| map.get(ANCHORS_UNTIL));
+    let until = until.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    Some(Published { bundle, until })
 }
 
 fn secret((issuer, files): (Issuer, IssuerFiles)) -> Secret {
@@ -171,6 +174,8 @@ fn in_secret(error: &dyn std::fmt::Display) -> String {
 
 /// Label of objects that mesh-identity makes; uninstalling finds them by it.
 pub(crate) const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// On the system namespace's bundle: when retired anchors go, as a JSON object of seconds since 1970 by fingerprint.
+pub(crate) const ANCHORS_UNTIL: &str = "meshctl.io/anchors-until";
 const ANCHORS_ANNOTATION: &str = "meshctl.io/anchors";
 const CERTIFICATE: &str = "tls.crt";
 const KEY: &str = "tls.key";

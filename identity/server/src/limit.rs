@@ -1,85 +1,57 @@
-//! How many requests are looked at: a token bucket in front of the signatures, which are what costs.
+//! How many requests are looked at: token buckets in front of the API server and the signatures, which are what costs.
+//!
+//! All share one. Before it each address has its own, so that nobody can use up what all share, and where a request was
+//! wrong a smaller one; and behind the proof of who it is, each workload has one.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use parking_lot::Mutex;
+use controller_runtime::rate::{Rate, Rates};
 
-/// A bucket that fills at a steady rate and holds a burst.
+/// The buckets in front of the service.
 #[derive(Debug)]
-pub(crate) struct Limit {
-    per_second: f64,
-    burst: f64,
-    state: Mutex<State>,
+pub(crate) struct Limits {
+    all: Rate,
+    /// Nobody's, where everybody dials from one machine.
+    address: Option<Rates<IpAddr>>,
+    workload: Option<Rates<String>>,
+    offender: Rates<IpAddr>,
 }
 
-#[derive(Debug)]
-struct State {
-    tokens: f64,
-    at: Instant,
-}
-
-impl Limit {
-    /// Full at `now`.
-    pub(crate) fn new(per_second: f64, burst: f64, now: Instant) -> Self {
-        Self { per_second, burst, state: Mutex::new(State { tokens: burst, at: now }) }
-    }
-
-    /// Takes one, if there is one.
-    pub(crate) fn take(&self, now: Instant) -> bool {
-        let mut state = self.state.lock();
-        state.tokens = self.filled(&state, now);
-        state.at = state.at.max(now);
-        if state.tokens < 1.0 {
-            return false;
+impl Limits {
+    /// `are_pods`: each pod has an address of its own.
+    pub(crate) fn new(are_pods: bool, now: Instant) -> Self {
+        Self {
+            // About half of what one core signs.
+            all: Rate::new(1000.0, 5000.0, now),
+            // A pod needs one certificate, and one more for each restart of its proxy; replicas behind one address few more.
+            address: are_pods.then(|| Rates::new(5.0, 200.0)),
+            workload: are_pods.then(|| Rates::new(1.0, 10.0)),
+            offender: Rates::new(1.0, 20.0),
         }
-        state.tokens -= 1.0;
-        true
     }
 
-    fn has_room(&self, now: Instant) -> bool {
-        self.filled(&self.state.lock(), now) >= 1.0
-    }
-
-    fn is_full(&self, now: Instant) -> bool {
-        self.filled(&self.state.lock(), now) >= self.burst
-    }
-
-    fn filled(&self, state: &State, now: Instant) -> f64 {
-        let elapsed = now.saturating_duration_since(state.at).as_secs_f64();
-        (state.tokens + elapsed * self.per_second).min(self.burst)
-    }
-}
-
-/// Who has shown nothing valid lately: each address may fail a few times, and then once in a second.
-///
-/// Without it, one client with junk for a token could use up what all share, and the log besides.
-#[derive(Debug, Default)]
-pub(crate) struct Offenders(Mutex<HashMap<IpAddr, Limit>>);
-
-impl Offenders {
-    /// Whether an address has failed so often that it is not looked at for now.
+    /// Whether an address has shown nothing valid so often that it is not looked at for now.
     pub(crate) fn is_shut_out(&self, ip: IpAddr, now: Instant) -> bool {
-        self.0.lock().get(&ip).is_some_and(|limit| !limit.has_room(now))
+        !self.offender.has_room(&ip.to_canonical(), now)
     }
 
-    /// Takes note of a failure.
+    /// Takes note of a request that was wrong.
     pub(crate) fn failed(&self, ip: IpAddr, now: Instant) {
-        let mut all = self.0.lock();
-        if all.len() >= MOST_OFFENDERS && !all.contains_key(&ip) {
-            all.retain(|_, limit| !limit.is_full(now));
-            if all.len() >= MOST_OFFENDERS {
-                all.clear();
-            }
-        }
-        all.entry(ip).or_insert_with(|| Limit::new(FAILURES_PER_SECOND, FAILURES_BURST, now)).take(now);
+        self.offender.take(ip.to_canonical(), now);
+    }
+
+    /// Whether a request may be looked at.
+    pub(crate) fn take(&self, ip: Option<IpAddr>, now: Instant) -> bool {
+        let own = self.address.as_ref().zip(ip).is_none_or(|(rates, ip)| rates.take(ip.to_canonical(), now));
+        own && self.all.take(now)
+    }
+
+    /// Whether a workload may have a certificate: a pod, or an identity where no pod is known.
+    pub(crate) fn take_for(&self, workload: &str, now: Instant) -> bool {
+        self.workload.as_ref().is_none_or(|rates| rates.take(workload.to_owned(), now))
     }
 }
-
-const FAILURES_PER_SECOND: f64 = 1.0;
-const FAILURES_BURST: f64 = 20.0;
-const MOST_OFFENDERS: usize = 4096;
 
 #[cfg(test)]
 mod tests {
@@ -88,30 +60,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_burst_then_the_rate() {
-        let start = Instant::now();
-        let limit = Limit::new(10.0, 3.0, start);
-        assert!((0..3).all(|_| limit.take(start)));
-        assert!(!limit.take(start));
-        assert!(limit.take(start + Duration::from_millis(150)));
-        assert!(!limit.take(start + Duration::from_millis(160)));
-        let later = start + Duration::from_secs(3600);
-        assert_eq!((0..10).filter(|_| limit.take(later)).count(), 3);
-    }
-
-    #[test]
-    fn who_fails_is_shut_out_alone_and_for_a_moment() {
-        let (now, offenders) = (Instant::now(), Offenders::default());
-        let (one, other): (IpAddr, IpAddr) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
-        for _ in 0..20 {
-            assert!(!offenders.is_shut_out(one, now));
-            offenders.failed(one, now);
-        }
-        assert!(offenders.is_shut_out(one, now) && !offenders.is_shut_out(other, now));
-        assert!(!offenders.is_shut_out(one, now + Duration::from_secs(1)));
-        for n in 0..10_000_u32 {
-            offenders.failed(IpAddr::from(n.to_be_bytes()), now);
-        }
-        assert!(offenders.0.lock().len() <= MOST_OFFENDERS);
+    fn one_pod_leaves_the_others_their_share() {
+        let (now, limits) = (Instant::now(), Limits::new(true, Instant::now()));
+        let [one, other] = ["10.0.0.1", "10.0.0.2"].map(|text| Some(text.parse::<IpAddr>().unwrap()));
+        assert_eq!((0..10_000).filter(|_| limits.take(one, now)).count(), 200);
+        assert!(limits.take(other, now), "what all share is not used up");
+        assert_eq!((0..100).filter(|_| limits.take_for("shop/web-1", now)).count(), 10);
+        assert!(limits.take_for("shop/web-2", now));
+        assert!(limits.take_for("shop/web-1", now + Duration::from_secs(1)));
+        let everybody = Limits::new(false, now);
+        assert_eq!((0..10_000).filter(|_| everybody.take(one, now)).count(), 5000);
     }
 }

@@ -21,6 +21,7 @@ pub(crate) struct Metrics {
     leader: Gauge<u64, AtomicU64>,
     bundles: Gauge<u64, AtomicU64>,
     bundles_missing: Gauge<u64, AtomicU64>,
+    bundles_immutable: Gauge<u64, AtomicU64>,
     bundle_failures: Counter,
 }
 
@@ -73,6 +74,11 @@ impl Metrics {
             self.bundles_missing.clone(),
         );
         registry.register(
+            "mesh_identity_bundle_namespaces_immutable",
+            "Namespaces whose ConfigMap holds another trust bundle and was made immutable by somebody: it must be deleted",
+            self.bundles_immutable.clone(),
+        );
+        registry.register(
             "mesh_identity_bundle_write_failures",
             "ConfigMaps with the trust bundle that could not be written",
             self.bundle_failures.clone(),
@@ -83,7 +89,8 @@ impl Metrics {
         self.leader.set(leading.into());
     }
 
-    pub(crate) fn bundles(&self, held: usize, missing: usize) {
+    pub(crate) fn bundles(&self, held: usize, missing: usize, immutable: usize) {
+        self.bundles_immutable.set(immutable as u64);
         self.bundles.set(held as u64);
         self.bundles_missing.set(missing as u64);
     }

@@ -5,13 +5,12 @@
 //! ask whether a new root may sign. A namespace that refuses its copy is told about and tried again, and holds up
 //! nothing: its proxies hear of the root over discovery as well.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use controller_runtime::kubernetes::{describe, is_not_found, watch_config};
 use futures_util::{Stream, StreamExt};
-use identity::TrustBundle;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Patch, PatchParams};
@@ -24,17 +23,18 @@ use proto::names::{BUNDLE_CONFIG_MAP, BUNDLE_KEY, IDENTITY_ACCOUNT};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::issuer_secret::{MANAGED_BY, bundle_of};
+use crate::issuer_secret::{ANCHORS_UNTIL, MANAGED_BY, bundle_of};
 use crate::metrics::Metrics;
+use crate::rotation::Published;
 
 /// What keeps the ConfigMaps.
 pub(crate) struct Publisher {
     pub(crate) client: Client,
     pub(crate) system_namespace: String,
     /// The bundle to publish.
-    pub(crate) wanted: watch::Receiver<Option<Arc<TrustBundle>>>,
+    pub(crate) wanted: watch::Receiver<Option<Arc<Published>>>,
     /// The bundle that is published.
-    pub(crate) published: watch::Sender<Option<Arc<TrustBundle>>>,
+    pub(crate) published: watch::Sender<Option<Arc<Published>>>,
     /// Whether we are the one who writes.
     pub(crate) leading: watch::Receiver<bool>,
     pub(crate) metrics: Metrics,
@@ -89,10 +89,18 @@ impl Publisher {
         self.published.send_if_modified(|before| std::mem::replace(before, published.clone()) != published);
         let leading = *self.leading.borrow_and_update();
         self.metrics.leading(leading);
-        let Some(pem) = self.wanted.borrow_and_update().as_ref().map(|bundle| bundle.to_pem()) else { return };
+        let Some(wanted) = self.wanted.borrow_and_update().clone() else { return };
+        let pem = wanted.bundle.to_pem();
         let namespaces = seen.namespaces.state();
         let mut missing = missing(namespaces.iter().map(|object| &object.metadata), &held, &pem);
-        self.metrics.bundles(held.len(), missing.len());
+        // The times are for the replicas, which read them where they read the bundle.
+        let times = published.is_some_and(|published| published.until == wanted.until);
+        if !times && held.contains_key(&self.system_namespace) && !missing.contains(&self.system_namespace) {
+            missing.push(self.system_namespace.clone());
+        }
+        let frozen: BTreeSet<String> =
+            missing.iter().filter(|it| held.get(*it).is_some_and(|it| is_frozen(it))).cloned().collect();
+        self.metrics.bundles(held.len(), missing.len(), frozen.len());
         if !leading {
             failing.clear();
             return;
@@ -101,17 +109,25 @@ impl Publisher {
         let system = missing.iter().position(|namespace| *namespace == self.system_namespace);
         let system = system.map(|index| missing.swap_remove(index));
         let mut results: Vec<_> = futures_util::stream::iter(missing)
-            .map(|namespace| self.write(namespace, &pem))
+            .map(|namespace| self.write(namespace, config_map(&pem)))
             .buffer_unordered(AT_ONCE)
             .collect()
             .await;
         if let Some(system) = system {
-            results.push(self.write(system, &pem).await);
+            let mut object = config_map(&pem);
+            let until = serde_json::to_string(&wanted.until).expect("texts and numbers always encode");
+            object.metadata.annotations = Some([(ANCHORS_UNTIL.to_owned(), until)].into());
+            results.push(self.write(system, object).await);
         }
         for (namespace, result) in results {
             match result {
                 Ok(()) => drop(failing.remove(&namespace)),
-                Err(error) => {
+                Err(mut error) => {
+                    if frozen.contains(&namespace) {
+                        error = format!(
+                            "somebody made it immutable: kubectl -n {namespace} delete configmap {BUNDLE_CONFIG_MAP} ({error})"
+                        );
+                    }
                     self.metrics.bundle_failed();
                     if failing.get(&namespace) != Some(&error) {
                         tracing::warn!(namespace, error, "the trust bundle cannot be written, trying again");
@@ -122,10 +138,9 @@ impl Publisher {
         }
     }
 
-    async fn write(&self, namespace: String, pem: &str) -> (String, Result<(), String>) {
+    async fn write(&self, namespace: String, object: ConfigMap) -> (String, Result<(), String>) {
         let api = Api::<ConfigMap>::namespaced(self.client.clone(), &namespace);
         let parameters = PatchParams::apply(IDENTITY_ACCOUNT).force();
-        let object = config_map(pem);
         let patch = Patch::Apply(&object);
         let result = match timeout(PATIENCE, api.patch(BUNDLE_CONFIG_MAP, &parameters, &patch)).await {
             Ok(Ok(_)) => {
@@ -216,6 +231,10 @@ fn is_as_written(object: &ConfigMap, pem: &str) -> bool {
     let text = object.data.as_ref().and_then(|data| data.get(BUNDLE_KEY));
     let manager = object.metadata.labels.as_ref().and_then(|labels| labels.get(MANAGED_BY));
     text.is_some_and(|text| text == pem) && manager.is_some_and(|manager| manager == IDENTITY_ACCOUNT)
+}
+
+fn is_frozen(object: &ConfigMap) -> bool {
+    object.immutable == Some(true)
 }
 
 fn config_map(pem: &str) -> ConfigMap {

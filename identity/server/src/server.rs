@@ -26,7 +26,7 @@ use crate::authority::{Authority, AuthorityConfig};
 use crate::custody::{Cluster, Custody, Directory};
 use crate::dns_names::dns_names;
 use crate::issuer_secret::IssuerSecret;
-use crate::limit::{Limit, Offenders};
+use crate::limit::Limits;
 use crate::metrics::Metrics;
 use crate::publisher::Publisher;
 use crate::service::Service;
@@ -120,8 +120,7 @@ impl Server {
             trust_domain: config.trust_domain,
             system_namespace: config.id.namespace().to_owned(),
             leaf_lifetime: config.leaf_lifetime,
-            limit: Limit::new(REQUESTS_PER_SECOND, REQUESTS_BURST, Instant::now()),
-            offenders: Offenders::default(),
+            limits: Limits::new(matches!(config.place, Place::Kubernetes { .. }), Instant::now()),
             metrics,
         };
         Ok(Self { authority, service, listener, health_address, handshakes, election, tasks })
@@ -144,13 +143,13 @@ impl Server {
         let service = IdentityServer::new(self.service)
             .max_decoding_message_size(MAX_REQUEST_BYTES)
             .max_encoding_message_size(MAX_RESPONSE_BYTES);
-        let connections = incoming(
-            self.listener,
-            self.authority.tls(),
-            IncomingConfig::new(ClientCertificates::Optional),
-            self.handshakes,
-            shutdown.clone(),
-        );
+        let clients = ClientCertificates::Optional;
+        // Only in a cluster does each client have an address of its own.
+        let config = match self.election {
+            Some(_) => IncomingConfig::for_pods(clients),
+            None => IncomingConfig::new(clients),
+        };
+        let connections = incoming(self.listener, self.authority.tls(), config, self.handshakes, shutdown.clone());
         let grpc = tonic::transport::Server::builder()
             .timeout(CALL_TIMEOUT)
             .concurrency_limit_per_connection(MAX_STREAMS as usize)
@@ -241,9 +240,6 @@ async fn follow(mut authority: Authority) {
     }
 }
 
-/// About half of what one core signs.
-const REQUESTS_PER_SECOND: f64 = 1000.0;
-const REQUESTS_BURST: f64 = 5000.0;
 /// A request of ours has 2 KB with its token.
 const MAX_REQUEST_BYTES: usize = 64 << 10;
 const MAX_RESPONSE_BYTES: usize = 2 << 20;

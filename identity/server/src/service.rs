@@ -1,5 +1,6 @@
 //! The call itself: judge the token, sign the request, count and log what came of it. Never the token.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,7 +14,7 @@ use tonic::{Code, Request, Response, Status};
 use crate::authenticate::{AuthenticationError, Authenticator, Proven};
 use crate::authority::Current;
 use crate::dns_names::dns_names;
-use crate::limit::{Limit, Offenders};
+use crate::limit::Limits;
 use crate::metrics::{Metrics, seconds};
 
 /// The identity service.
@@ -25,9 +26,7 @@ pub(crate) struct Service {
     /// Where the control plane lives.
     pub(crate) system_namespace: String,
     pub(crate) leaf_lifetime: Duration,
-    pub(crate) limit: Limit,
-    /// Addresses whose requests were refused lately.
-    pub(crate) offenders: Offenders,
+    pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
 }
 
@@ -99,6 +98,8 @@ enum Refusal {
     Issue { id: SpiffeId, error: IssueError },
     #[error("the issuer's root is new and still being published: try again in a minute or two, or at another replica")]
     Unpublished { id: SpiffeId },
+    #[error("{id} asked for too many certificates, try again in a moment")]
+    TooOften { id: SpiffeId },
     #[error("too many requests at once, try again in a moment")]
     Overloaded,
 }
@@ -117,7 +118,7 @@ impl Refusal {
             }
             Self::Issue { error: IssueError::Signing(_), .. } => Outcome::Internal,
             Self::Unpublished { .. } => Outcome::IssuerUnpublished,
-            Self::Overloaded => Outcome::Overloaded,
+            Self::TooOften { .. } | Self::Overloaded => Outcome::Overloaded,
         }
     }
 
@@ -144,7 +145,10 @@ impl Refusal {
     /// Who asked, as far as it is known.
     fn id(&self) -> Option<&SpiffeId> {
         match self {
-            Self::TrustDomain { id, .. } | Self::Issue { id, .. } | Self::Unpublished { id } => Some(id),
+            Self::TrustDomain { id, .. }
+            | Self::Issue { id, .. }
+            | Self::Unpublished { id }
+            | Self::TooOften { id } => Some(id),
             Self::Token(_) | Self::Overloaded => None,
         }
     }
@@ -156,11 +160,11 @@ impl Identity for Service {
         let peer = request.extensions().get::<Peer>().cloned();
         let ip = peer.as_ref().map(|peer| peer.address.ip());
         let (peer, certificate) = peer.map(|peer| (peer.address.to_string(), peer.id)).unwrap_or_default();
-        if ip.is_some_and(|ip| self.offenders.is_shut_out(ip, Instant::now())) {
+        if ip.is_some_and(|ip| self.limits.is_shut_out(ip, Instant::now())) {
             self.metrics.outcome(Outcome::Overloaded);
             return Err(Status::resource_exhausted("too many requests of yours were refused, try again in a moment"));
         }
-        match self.answer(&request.into_inner(), &peer, certificate).await {
+        match self.answer(&request.into_inner(), (&peer, ip), certificate).await {
             Ok(response) => {
                 self.metrics.outcome(Outcome::Issued);
                 Ok(Response::new(response))
@@ -169,7 +173,7 @@ impl Identity for Service {
                 let (outcome, id) = (refusal.outcome(), refusal.id().map(SpiffeId::as_str).unwrap_or_default());
                 self.metrics.outcome(outcome);
                 if let Some(ip) = ip.filter(|_| refusal.is_the_clients_fault()) {
-                    self.offenders.failed(ip, Instant::now());
+                    self.limits.failed(ip, Instant::now());
                 }
                 tracing::warn!(peer, id, result = outcome.as_str(), error = %refusal, "certificate refused");
                 Err(Status::new(refusal.code(), refusal.to_string()))
@@ -182,10 +186,10 @@ impl Service {
     async fn answer(
         &self,
         request: &CertifyRequest,
-        peer: &str,
+        (peer, ip): (&str, Option<IpAddr>),
         certificate: Option<SpiffeId>,
     ) -> Result<CertifyResponse, Refusal> {
-        if !self.limit.take(Instant::now()) {
+        if !self.limits.take(ip, Instant::now()) {
             return Err(Refusal::Overloaded);
         }
         let now = SystemTime::now();
@@ -198,6 +202,9 @@ impl Service {
             };
         if id.trust_domain() != self.trust_domain.as_str() {
             return Err(Refusal::TrustDomain { id, trust_domain: self.trust_domain.clone() });
+        }
+        if !self.limits.take_for(pod.as_deref().unwrap_or(id.as_str()), Instant::now()) {
+            return Err(Refusal::TooOften { id });
         }
         let current = self.authority.load();
         if !current.may_sign {

@@ -11,9 +11,10 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::{reflector, watcher};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::*;
 
@@ -29,6 +30,10 @@ struct Server {
 }
 
 async fn server() -> Server {
+    server_with(Config::default()).await
+}
+
+async fn server_with(config: Config) -> Server {
     let issuer = Issuer::create(&"cluster.local".parse().unwrap(), SystemTime::now()).unwrap().0;
     let id: SpiffeId = ID.parse().unwrap();
     let key = KeyAndRequest::new(&id).unwrap();
@@ -45,7 +50,7 @@ async fn server() -> Server {
     writer.apply_watcher_event(&watcher::Event::Apply(shop));
     let (events, told) = Events::queue();
     let metrics = Metrics::default();
-    let (_, config) = watch::channel(Arc::new(Config::default()));
+    let (_, config) = watch::channel(Arc::new(config));
     let (_, bundle) = watch::channel(Some("PEM".into()));
     let webhook = Webhook::new(Namespaces::new(known, None), config, bundle, events, metrics.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -59,10 +64,7 @@ async fn server() -> Server {
 impl Server {
     /// Status and body of the answer.
     async fn post(&self, path: &str, body: &[u8]) -> (u16, String) {
-        let endpoint = self.client.endpoint(vec![ID.parse().unwrap()], &[b"http/1.1"]);
-        let stream = TcpStream::connect(self.address).await.unwrap();
-        let mut stream =
-            TlsConnector::from(endpoint.config()).connect("injector".try_into().unwrap(), stream).await.unwrap();
+        let mut stream = self.dial("127.0.0.1:0").await;
         let length = body.len();
         let head = format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
@@ -73,6 +75,14 @@ impl Server {
         let answer = String::from_utf8(answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         (head[9..12].parse().unwrap(), body.to_owned())
+    }
+
+    async fn dial(&self, source: &str) -> TlsStream<TcpStream> {
+        let endpoint = self.client.endpoint(vec![ID.parse().unwrap()], &[b"http/1.1"]);
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(source.parse().unwrap()).unwrap();
+        let stream = socket.connect(self.address).await.unwrap();
+        TlsConnector::from(endpoint.config()).connect("injector".try_into().unwrap(), stream).await.unwrap()
     }
 
     async fn review(&self, path: &str, request: Value) -> Value {
@@ -146,6 +156,44 @@ async fn who_gets_no_proxy_is_told_why_unless_it_is_a_dry_run() {
     );
     assert!(told.note.starts_with("web-7-*: not injected into the mesh: container web uses port 15006"), "{told:?}");
     assert_eq!(server.metrics.read("skipped", "port_conflict"), 1);
+}
+
+#[tokio::test]
+async fn where_it_is_wanted_pods_that_cannot_be_injected_are_refused() {
+    let mut server = server_with(Config { refuse_uninjectable: true, ..Config::default() }).await;
+    let mut pod = pod();
+    pod["spec"]["dnsPolicy"] = "Default".into();
+    let response = server.review("/mutate/pods", question("Pod", "CREATE", &pod)).await;
+    assert_eq!((&response["allowed"], &response["status"]["code"]), (&json!(false), &json!(403)));
+    assert!(response["status"]["message"].as_str().unwrap().contains("dnsPolicy Default"), "{response}");
+    assert_eq!(server.told.try_recv().unwrap().cause, "no_cluster_dns");
+    for (field, value) in [("hostNetwork", json!(true)), ("nodeName", json!("n"))] {
+        let mut pod = self::pod();
+        pod["spec"][field] = value;
+        let response = server.review("/mutate/pods", question("Pod", "CREATE", &pod)).await;
+        assert_eq!(response["allowed"], true, "{field}");
+    }
+}
+
+#[tokio::test]
+async fn bodies_that_never_come_keep_nobody_waiting() {
+    let server = server().await;
+    let mut silent = Vec::new();
+    for source in 2..=5 {
+        for _ in 0..MOST_QUESTIONS_EACH + 2 {
+            let mut stream = server.dial(&format!("127.0.0.{source}:0")).await;
+            stream.write_all(b"POST /mutate/pods HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n{").await.unwrap();
+            silent.push(stream);
+        }
+    }
+    let reviewing = server.review("/mutate/pods", question("Pod", "CREATE", &pod()));
+    let response = tokio::time::timeout(PATIENCE / 2, reviewing).await.expect("kept out");
+    assert_eq!(response["auditAnnotations"]["outcome"], "injected");
+    // Whoever was first of those who hold most had to give way, and hears of it.
+    let mut answer = [0; 12];
+    silent[0].read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 429");
+    assert_eq!(server.metrics.read("error", "overloaded"), 1);
 }
 
 #[tokio::test]

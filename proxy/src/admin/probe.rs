@@ -9,11 +9,12 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::{HeaderValue, StatusCode};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use proto::Bootstrap;
 use proto::bootstrap::{Ports, Probe, ProbeCheck};
 use tokio::net::TcpStream;
@@ -61,7 +62,7 @@ impl Probes {
 
     /// The probe goes on when who asked first has gone: others may be waiting.
     fn start(&self, path: &str, probe: &Probe, agent: Option<&HeaderValue>) -> watch::Receiver<Option<Outcome>> {
-        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut under_way = self.under_way.lock();
         if let Some(outcome) = under_way.get(path).filter(|outcome| outcome.has_changed().is_ok()) {
             return outcome.clone();
         }
@@ -72,7 +73,7 @@ impl Probes {
         tokio::spawn(async move {
             let outcome = application.probe(&probe, &agent).await;
             // Whoever asks from now on is to hear of what is then.
-            all.lock().unwrap_or_else(PoisonError::into_inner).remove(&path);
+            all.lock().remove(&path);
             sender.send_replace(Some(outcome));
         });
         outcome

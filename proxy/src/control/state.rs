@@ -133,6 +133,11 @@ impl ControlState {
         self.0.lock().rejected += 1;
     }
 
+    /// How long ago the picture was last known to be live.
+    pub(crate) fn age(&self) -> Duration {
+        self.0.lock().age(Instant::now())
+    }
+
     /// When the picture was last known to be live, by the clock on the wall.
     pub(crate) fn live_at(&self, now: SystemTime) -> SystemTime {
         now.checked_sub(self.0.lock().age(Instant::now())).unwrap_or(UNIX_EPOCH)

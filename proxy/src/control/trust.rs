@@ -1,9 +1,11 @@
 //! Which trust anchors are in force.
 //!
-//! Anchors come from four places. The mounted file and discovery are both kept current by the mesh, by different ways:
-//! the anchors of **both together** are in force, so that whichever way still works is enough to follow a rotation,
-//! and an anchor is gone once both have dropped it. Only while neither has spoken does what the certificate authority
-//! sent with the certificate count, and only without that the first-contact copy in the bootstrap.
+//! Anchors come from four places. The mounted file and discovery are both kept current by the mesh, by different ways.
+//! Discovery comes from a controller that has shown who it is, while whoever may edit ConfigMaps in the workload's namespace
+//! can write into the file: what **discovery** says counts alone for as long as it is kept current. When no controller has
+//! been heard for minutes, the anchors of both together are in force, so that a rotation is followed by whichever way still
+//! works. Before discovery has spoken the file counts; before that, what the certificate authority sent with the
+//! certificate, and without that the first-contact copy in the bootstrap.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -52,12 +54,12 @@ impl Trust {
         self.put(|sources| sources.authority = Some(Arc::new(bundle)));
     }
 
-    /// The fingerprint of the mounted anchors if none of them vouches for this certificate: its root is gone, not merely
+    /// The fingerprint of the mesh's anchors if none of them vouches for this certificate: its root is gone, not merely
     /// about to go (anchors stay until the last certificate under them has ended), so peers refuse it.
     pub(crate) fn has_dropped(&self, leaf: &LeafCertificate) -> Option<Fingerprint> {
-        let file = self.sources.lock().file.clone()?;
-        let fingerprint = file.fingerprint();
-        let alone = MeshTls::new(Some(file));
+        let current = self.sources.lock().current(self.is_live())?;
+        let fingerprint = current.fingerprint();
+        let alone = MeshTls::new(Some(current));
         let verified = alone.verify_peer(leaf.chain(), PeerRole::Client, SystemTime::now());
         (verified == Err(PeerRefused::UnknownAuthority)).then_some(fingerprint)
     }
@@ -68,9 +70,17 @@ impl Trust {
         let mut told = discovery.bundle();
         self.put_discovery(&told);
         let mut ticks = tokio::time::interval(POLL);
+        let mut was_live = true;
         loop {
             tokio::select! {
-                _ = ticks.tick() => if let Some(file) = &mut file { self.put_file(file) },
+                _ = ticks.tick() => {
+                    if let Some(file) = &mut file {
+                        self.put_file(file);
+                    }
+                    if std::mem::replace(&mut was_live, self.is_live()) != was_live {
+                        self.put(|_| ());
+                    }
+                }
                 () = told.changed() => self.put_discovery(&told),
             }
         }
@@ -102,11 +112,16 @@ impl Trust {
         self.put(|sources| sources.discovery = bundle);
     }
 
+    /// Whether the picture is young enough for a rotation not to have passed it by.
+    fn is_live(&self) -> bool {
+        self.state.age() < FORSAKEN
+    }
+
     fn put(&self, change: impl FnOnce(&mut Sources)) {
         let bundle = {
             let mut sources = self.sources.lock();
             change(&mut sources);
-            sources.in_force()
+            sources.in_force(self.is_live())
         };
         let Some(bundle) = bundle else { return };
         self.state.bundle(&bundle);
@@ -118,8 +133,10 @@ impl Trust {
 }
 
 impl Sources {
-    fn in_force(&self) -> Option<Arc<TrustBundle>> {
+    /// `is_live`: what discovery says is kept current.
+    fn in_force(&self, is_live: bool) -> Option<Arc<TrustBundle>> {
         match (&self.file, &self.discovery) {
+            (_, Some(discovery)) if is_live => Some(discovery.clone()),
             (Some(file), Some(discovery)) => {
                 let all = [file.certificates(), discovery.certificates()].concat();
                 // Each alone is within the limit on anchors; where both together are not, the livelier way counts.
@@ -129,8 +146,16 @@ impl Sources {
             (None, None) => self.authority.clone().or_else(|| self.bootstrap.clone()),
         }
     }
+
+    /// What the mesh trusts by the way that is most likely to be current.
+    fn current(&self, is_live: bool) -> Option<Arc<TrustBundle>> {
+        let discovery = self.discovery.clone();
+        if is_live { discovery.or_else(|| self.file.clone()) } else { self.file.clone() }
+    }
 }
 
+/// A new root is published for as long before it signs, unless somebody has set less.
+const FORSAKEN: Duration = Duration::from_secs(60);
 /// How often the file is read.
 const POLL: Duration = Duration::from_secs(1);
 
@@ -145,16 +170,19 @@ mod tests {
     }
 
     #[test]
-    fn file_and_discovery_together_before_all_else() {
+    fn discovery_before_the_file_unless_it_is_old_and_both_before_all_else() {
         let [file, discovery, authority, bootstrap] = [(); 4].map(|()| bundle());
         let mut sources = Sources { bootstrap: Some(bootstrap.clone()), ..Sources::default() };
-        assert_eq!(sources.in_force(), Some(bootstrap));
+        assert_eq!(sources.in_force(true), Some(bootstrap));
         sources.authority = Some(authority.clone());
-        assert_eq!(sources.in_force(), Some(authority));
+        assert_eq!(sources.in_force(true), Some(authority));
         sources.file = Some(file.clone());
-        assert_eq!(sources.in_force(), Some(file.clone()));
+        assert_eq!(sources.in_force(true), Some(file.clone()));
         sources.discovery = Some(discovery.clone());
-        let both = sources.in_force().unwrap();
+        // Who writes into the file adds nothing to it.
+        assert_eq!(sources.in_force(true), Some(discovery.clone()));
+        assert_eq!((sources.current(true), sources.current(false)), (Some(discovery.clone()), Some(file.clone())));
+        let both = sources.in_force(false).unwrap();
         assert!(both.contains_all(&file) && both.contains_all(&discovery));
         assert_eq!(both.certificates().len(), 2);
     }

@@ -33,11 +33,15 @@ fn tls(issuer: &Issuer, id: &str) -> MeshTls {
 }
 
 async fn start(clients: ClientCertificates, timeout: Duration) -> Fixture {
+    let config = IncomingConfig { handshake_timeout: timeout, max_pending: 4, ..IncomingConfig::new(clients) };
+    start_with(config).await
+}
+
+async fn start_with(config: IncomingConfig) -> Fixture {
     let issuer = issuer();
     let (trigger, shutdown) = Shutdown::pair();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let config = IncomingConfig { handshake_timeout: timeout, max_pending: 4, ..IncomingConfig::new(clients) };
     let metrics = HandshakeMetrics::default();
     let connections = incoming(listener, tls(&issuer, SERVER), config, metrics.clone(), shutdown);
     Fixture { issuer, address, connections, metrics, shutdown: trigger }
@@ -99,6 +103,62 @@ async fn strangers_and_the_silent_are_counted_and_never_seen() {
     assert_eq!(fixture.failures(HandshakeFailure::UnknownAuthority), 1);
     assert_eq!(fixture.failures(HandshakeFailure::Protocol), 1);
     assert_eq!(fixture.failures(HandshakeFailure::TimedOut), 8);
+}
+
+async fn dial_from(source: &str, address: SocketAddr) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(source.parse().unwrap()).unwrap();
+    socket.connect(address).await.unwrap()
+}
+
+/// Whether the other side has hung up.
+async fn is_gone(stream: &mut TcpStream) -> bool {
+    tokio::time::timeout(Duration::from_millis(10), stream.read(&mut [0; 1])).await.is_ok()
+}
+
+#[tokio::test]
+async fn one_address_keeps_nobody_elses_out_however_often_it_dials() {
+    let config = IncomingConfig {
+        handshake_timeout: Duration::from_secs(60),
+        max_pending: 4,
+        max_pending_each: 3,
+        max_connections: 2,
+        max_connections_each: 2,
+        ..IncomingConfig::new(ClientCertificates::None)
+    };
+    let mut fixture = start_with(config).await;
+    let client = tls(&fixture.issuer, CLIENT);
+    let mut silent = Vec::new();
+    for source in ["127.0.0.2:0", "127.0.0.3:0"] {
+        for _ in 0..6 {
+            silent.push(dial_from(source, fixture.address).await);
+        }
+    }
+    // All places are held by strangers who say nothing, and the next one gets through at once.
+    let mut first = fixture.dial(&client).await.unwrap();
+    let mut accepted = vec![fixture.connections.next().await.unwrap().unwrap()];
+    // The first has its share, and the second takes some of that until both have the same.
+    let turned_away = |reason| fixture.metrics.turned_away.get_or_create(&FailureLabels { reason }).get();
+    assert_eq!([SHARE, FULL].map(turned_away), [3, 4]);
+    assert!(turned_away(TAKEN) >= 1);
+    let mut left = 0;
+    for stream in &mut silent {
+        left += usize::from(!is_gone(stream).await);
+    }
+    assert!(left <= 4, "{left}");
+
+    // The same for connections: two of one address, and then another's.
+    let endpoint = client.endpoint(vec![SERVER.parse().unwrap()], &[b"h2"]);
+    let second = fixture.dial(&client).await.unwrap();
+    accepted.push(fixture.connections.next().await.unwrap().unwrap());
+    let tcp = dial_from("127.0.0.4:0", fixture.address).await;
+    let _other = TlsConnector::from(endpoint.config()).connect("controller".try_into().unwrap(), tcp).await.unwrap();
+    accepted.push(fixture.connections.next().await.unwrap().unwrap());
+    let taken = accepted[0].read(&mut [0; 1]).await.unwrap_err();
+    assert_eq!(taken.kind(), io::ErrorKind::ConnectionAborted);
+    drop(accepted.remove(0));
+    assert_eq!(first.read(&mut [0; 1]).await.unwrap_or_default(), 0);
+    drop(second);
 }
 
 #[tokio::test]

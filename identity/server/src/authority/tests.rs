@@ -12,8 +12,8 @@ struct Outside {
     authority: Authority,
     readiness: Readiness,
     issuer: watch::Sender<KeptIssuer>,
-    wanted: watch::Receiver<Option<Arc<TrustBundle>>>,
-    published: watch::Sender<Option<Arc<TrustBundle>>>,
+    wanted: watch::Receiver<Option<Arc<Published>>>,
+    published: watch::Sender<Option<Arc<Published>>>,
 }
 
 fn now() -> SystemTime {
@@ -31,6 +31,7 @@ fn kept() -> (KeptIssuer, TrustBundle) {
 
 impl Outside {
     fn open(kept: KeptIssuer, before: Option<TrustBundle>) -> Self {
+        let before = before.map(Published::from);
         let (issuer, issuer_receiver) = watch::channel(kept);
         let (wanted_sender, wanted) = watch::channel(None);
         let (published, published_receiver) = watch::channel(before.clone().map(Arc::new));
@@ -52,6 +53,10 @@ impl Outside {
         self.published.send_replace(self.wanted.borrow().clone());
     }
 
+    fn wanted(&self) -> TrustBundle {
+        self.wanted.borrow().as_ref().unwrap().bundle.clone()
+    }
+
     fn signs_with(&self, bundle: &TrustBundle) -> bool {
         self.authority.current().load().issuer.bundle() == bundle
     }
@@ -62,7 +67,7 @@ fn a_first_start_signs_at_once() {
     let (issuer, bundle) = kept();
     let outside = Outside::open(issuer, None);
     assert!(outside.readiness.is_ready() && outside.authority.current().load().may_sign);
-    assert_eq!(outside.wanted.borrow().as_deref(), Some(&bundle));
+    assert_eq!(outside.wanted(), bundle);
     assert!(outside.authority.tls().leaf().is_some());
 }
 
@@ -72,7 +77,7 @@ fn a_new_root_signs_some_time_after_it_was_seen_published() {
     let mut outside = Outside::open(first, Some(old.clone()));
     outside.issuer.send_replace(second);
     outside.authority.tick(now());
-    assert!(outside.wanted.borrow().as_ref().unwrap().contains_all(&new));
+    assert!(outside.wanted().contains_all(&new));
     // Nobody leads: it stays unpublished, and the old one goes on for as long as it takes.
     outside.authority.tick(now() + DELAY * 10);
     assert!(outside.signs_with(&old));
@@ -81,7 +86,7 @@ fn a_new_root_signs_some_time_after_it_was_seen_published() {
     outside.authority.tick(now() + DELAY * 11 - Duration::from_secs(1));
     assert!(outside.signs_with(&old));
     outside.authority.tick(now() + DELAY * 11);
-    assert!(outside.signs_with(&new) && outside.wanted.borrow().as_ref().unwrap().contains_all(&old));
+    assert!(outside.signs_with(&new) && outside.wanted().contains_all(&old));
 }
 
 #[test]
@@ -106,7 +111,7 @@ fn an_expired_or_broken_new_issuer_changes_nothing() {
     files.key = "nothing".to_owned();
     outside.issuer.send_replace(KeptIssuer { files, ..broken });
     outside.authority.tick(now() + DELAY);
-    assert_eq!(outside.wanted.borrow().as_deref(), Some(&old));
+    assert_eq!(outside.wanted(), old);
     assert!(outside.signs_with(&old) && outside.readiness.is_ready());
 }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use k8s_openapi::serde_json::{Value, from_value, json, to_vec};
 use kube::client::Body;
+use serde_json::{Value, from_value, json, to_vec};
 
 use super::*;
 
@@ -46,7 +46,7 @@ fn reviewer(code: u16, answer: Value) -> (TokenReviewer, Arc<AtomicUsize>) {
         let (count, answer) = (count.clone(), answer.clone());
         async move {
             count.fetch_add(1, Ordering::Relaxed);
-            let review: TokenReview = k8s_openapi::serde_json::from_slice(&request.into_body().collect_bytes().await?)?;
+            let review: TokenReview = serde_json::from_slice(&request.into_body().collect_bytes().await?)?;
             assert_eq!(review.spec, question(TOKEN).spec);
             let body = Body::from(to_vec(&answer)?);
             Ok::<_, tower::BoxError>(http::Response::builder().status(code).body(body)?)
