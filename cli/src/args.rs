@@ -17,11 +17,13 @@ pub struct Args {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-    /// How to print: a table for people, JSON for programs; YAML where there are objects to print
+    /// How to print: table for people, json for programs; with install and upgrade yaml, the objects, and nothing is done
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Table, value_name = "FORMAT")]
+    #[arg(hide_possible_values = true, help_heading = EVERYWHERE)]
     pub output: Output,
     /// Directory of a running demo [default: found by itself]
     #[arg(long, visible_alias = "directory", global = true, value_name = "DIR", env = "MESHCTL_DEMO_DIR")]
+    #[arg(hide_env_values = true, help_heading = EVERYWHERE)]
     pub demo_dir: Option<PathBuf>,
     /// Which cluster.
     #[command(flatten)]
@@ -62,11 +64,11 @@ pub enum Command {
     /// Take the mesh out of a cluster
     #[command(after_help = UNINSTALL_EXAMPLES)]
     Uninstall(UninstallArgs),
-    /// Put the word for a proxy into manifests: standard input to standard output
+    /// Annotate manifests so that their pods get a proxy: standard input to standard output
     #[command(after_help = INJECT_EXAMPLES)]
     Inject(InjectArgs),
-    /// Take the word for or against a proxy out of manifests: standard input to standard output
-    #[command(after_help = INJECT_EXAMPLES)]
+    /// Take that annotation out of manifests again: standard input to standard output
+    #[command(after_help = UNINJECT_EXAMPLES)]
     Uninject,
     /// Is the mesh well? One line per check, with a hint beside each that fails
     #[command(after_help = CHECK_EXAMPLES)]
@@ -156,10 +158,10 @@ pub struct UpgradeArgs {
 /// `inject`.
 #[derive(Debug, ClapArgs)]
 pub struct InjectArgs {
-    /// The word against a proxy, whatever the namespace says
+    /// Annotate them against a proxy, whatever their namespace says
     #[arg(long)]
     pub disable: bool,
-    /// The proxy itself instead of the word for it: for a cluster that allows no webhook, or to see what it would do
+    /// Put the proxy itself in, here and now: for a cluster that allows no webhook, or to see what it would do
     #[arg(long, conflicts_with = "disable")]
     pub manual: bool,
     /// With --manual: the chart's own settings instead of those of the mesh that is installed
@@ -173,7 +175,7 @@ pub struct UninstallArgs {
     /// Even while pods have a proxy
     #[arg(long)]
     pub force: bool,
-    /// The kinds of meshctl.io too, with every object of theirs
+    /// Delete the CRDs of meshctl.io as well, and with them every object of their kinds
     #[arg(long)]
     pub crds: bool,
     /// How long to wait for the namespace to end (90s, 5m)
@@ -238,8 +240,9 @@ pub struct StatArgs {
     /// Go on until Ctrl-C
     #[arg(short, long)]
     pub watch: bool,
-    /// What a row stands for
+    /// What a row stands for: workload, pod, service, namespace, or version (a Service, and the version behind it)
     #[arg(long, value_enum, default_value_t = crate::stat::By::Workload, conflicts_with = "target")]
+    #[arg(hide_possible_values = true)]
     pub by: crate::stat::By,
     /// Time between the two looks that rates are made from (500ms, 2s, 1m)
     #[arg(long, value_parser = window, default_value = "2s", value_name = "TIME")]
@@ -337,6 +340,8 @@ fn window(text: &str) -> Result<Duration, String> {
     Err("a window is 100ms to 10m long".to_owned())
 }
 
+/// Heading of the flags that every command has.
+const EVERYWHERE: &str = "Every command";
 const EXAMPLES: &str = "\
 Examples:
   meshctl demo                 run a whole mesh here and watch it
@@ -366,7 +371,6 @@ Examples:
   kubectl get deploy -o yaml | meshctl inject | kubectl apply -f -
   meshctl inject < app.yaml > meshed.yaml
   meshctl inject --disable < batch.yaml | kubectl apply -f -
-  meshctl uninject < meshed.yaml
   meshctl inject --manual < app.yaml | kubectl apply -f -
   meshctl inject --manual --ignore-cluster < app.yaml | diff app.yaml -
 
@@ -374,6 +378,13 @@ Sets the annotation meshctl.io/inject on what pods are made from (Deployment, St
 Pod, Namespace …, in YAML or JSON, many documents or a List). The proxy itself is put in by the \
 cluster when the pod is made; with --manual it is put in here, by the same rules and with the settings of the installed mesh, and \
 keeps its version until the manifest is made anew. Documents that change lose their comments, the others stay as they are.";
+
+const UNINJECT_EXAMPLES: &str = "\
+Examples:
+  kubectl get deploy -o yaml | meshctl uninject | kubectl apply -f -
+  meshctl uninject < meshed.yaml > app.yaml
+
+From then on the namespace decides. A proxy that inject --manual put in stays: make the manifest anew without it.";
 
 const UPGRADE_EXAMPLES: &str = "\
 Examples:

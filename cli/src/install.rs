@@ -64,7 +64,7 @@ pub struct Way {
     /// How long to wait at most (90s, 5m)
     #[arg(long, value_parser = crate::args::duration, default_value = "5m", value_name = "TIME")]
     pub timeout: Duration,
-    /// Take fields over that somebody else manages
+    /// Take over fields that somebody else manages, as kubectl apply --server-side --force-conflicts does
     #[arg(long)]
     pub force_conflicts: bool,
 }

@@ -80,8 +80,21 @@ async fn patch(client: &Client, object: &Object, parameters: &PatchParams) -> an
                 "{key} has fields that somebody else manages; --force-conflicts takes them over ({message})"
             )
         }
+        kube::Error::Api(status) if status.code == 422 && is_fixed(&status.message) => anyhow::anyhow!(
+            "{key} cannot be changed in place ({}); delete it and run the same command again: kubectl delete {}{} {}",
+            explain(&error),
+            key.resource().plural,
+            key.namespace.as_ref().map(|namespace| format!(" --namespace {namespace}")).unwrap_or_default(),
+            key.name
+        ),
         error => anyhow::anyhow!("{key} cannot be applied: {}", explain(error)),
     })
+}
+
+/// Whether the API server's complaint is about a field that an object keeps for life: a Service's address, a Deployment's
+/// selector, a binding's role.
+fn is_fixed(message: &str) -> bool {
+    ["immutable", "may not change once set", "cannot change roleRef"].iter().any(|words| message.contains(words))
 }
 
 /// Kinds come out of their own chart without our labels; they are ours all the same.
@@ -132,3 +145,20 @@ pub const MANAGER: &str = "meshctl";
 /// The usual label for who manages an object.
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 const AT_ONCE: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_changed_is_told_from_what_is_wrong() {
+        for (message, expected) in [
+            (r#"Service "a" is invalid: spec.clusterIPs[0]: Invalid value: ["None"]: may not change once set"#, true),
+            (r#"Deployment.apps "a" is invalid: spec.selector: Invalid value: {}: field is immutable"#, true),
+            (r#"RoleBinding "a" is invalid: roleRef: Invalid value: {}: cannot change roleRef"#, true),
+            (r#"Deployment.apps "a" is invalid: spec.replicas: Invalid value: -1: must be greater than 0"#, false),
+        ] {
+            assert_eq!(is_fixed(message), expected, "{message}");
+        }
+    }
+}

@@ -59,6 +59,7 @@ pub async fn run(args: &UninstallArgs, cluster: &ClusterArgs, format: Output) ->
 
 async fn uninstall(cluster: &Cluster, args: &UninstallArgs) -> anyhow::Result<Report> {
     let client = &cluster.client;
+    preflight::rights_to_remove(client, &keys(None, &cluster.version.git_version)?).await?;
     let record = Record::read(client).await?;
     let keys = keys(record.as_ref(), &cluster.version.git_version)?;
     preflight::owner(&apply::live(client, keys.iter()).await?)?;

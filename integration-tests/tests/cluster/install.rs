@@ -35,7 +35,10 @@ fn uninstall_leaves_nothing_and_install_works_again() {
 
     let pod = shop.namespace.kubectl(&["get", "pods", "--output=jsonpath={.items[0].metadata.name}"]).unwrap();
     let refused = refusal(cluster, &["uninstall"]);
-    assert!(refused.contains("still has a proxy") && refused.contains("certificates end in "), "{refused}");
+    assert!(
+        refused.contains(" a proxy, and without mesh-identity no certificate is renewed; their certificates end"),
+        "{refused}"
+    );
     assert!(refused.contains(&format!("comeback/{pod}: ends in ")) && refused.contains("--force"), "{refused}");
 
     let told = cluster.meshctl(&["uninstall", "--force"]).unwrap();
@@ -142,6 +145,7 @@ fn missing_rights_are_said_before_anything_is_written() {
         let (well, out, err) = account.meshctl(&cluster, command);
         assert!(!well && out.is_empty(), "{command:?}: {out}");
         assert_eq!(err.trim().lines().count(), 1, "{command:?}: {err}");
+        assert!(err.contains("you may not ") && err.contains("nothing was changed"), "{command:?}: {err}");
     }
     let (_, _, err) = account.meshctl(&cluster, &["install"]);
     for right in

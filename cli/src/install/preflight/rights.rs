@@ -10,7 +10,7 @@ use kube::Client;
 use kube::api::{Api, PostParams};
 use proto::names;
 
-use crate::install::object::Object;
+use crate::install::object::{Key, Object};
 use crate::kubernetes::explain;
 
 /// One right, as RBAC says it.
@@ -38,6 +38,42 @@ pub async fn rights(client: &Client, objects: &[Object]) -> anyhow::Result<()> {
         Some(sentence) => bail!("{sentence}"),
         None => Ok(()),
     }
+}
+
+/// The same for taking `keys` out of a cluster, and what programs of ours made elsewhere.
+pub async fn rights_to_remove(client: &Client, keys: &[Key]) -> anyhow::Result<()> {
+    match sentence(&refused(client, unwanted(keys)).await?) {
+        Some(sentence) => bail!("{sentence}"),
+        None => Ok(()),
+    }
+}
+
+fn unwanted(keys: &[Key]) -> BTreeSet<Right> {
+    let right = |group: &str, resource: &str, verb: &str, namespace: Option<String>| Right {
+        group: group.to_owned(),
+        resource: resource.to_owned(),
+        verb: verb.to_owned(),
+        namespace,
+        name: None,
+    };
+    let mut unwanted: BTreeSet<Right> = BTreeSet::new();
+    for key in keys {
+        let resource = key.resource();
+        for verb in ["get", "delete"] {
+            unwanted.insert(right(&resource.group, &resource.plural, verb, key.namespace.clone()));
+        }
+    }
+    let system = || Some(names::SYSTEM_NAMESPACE.to_owned());
+    for (group, resource, verbs, namespace) in [
+        ("", "pods", &["list"][..], None),
+        ("", "namespaces", &["list", "patch"], None),
+        ("", "configmaps", &["list", "delete"], None),
+        ("", "secrets", &["get", "delete"], system()),
+        ("coordination.k8s.io", "leases", &["get", "create", "update", "delete"], system()),
+    ] {
+        unwanted.extend(verbs.iter().map(|verb| right(group, resource, verb, namespace.clone())));
+    }
+    unwanted
 }
 
 async fn refused(client: &Client, rights: BTreeSet<Right>) -> anyhow::Result<Vec<Right>> {
@@ -208,6 +244,24 @@ mod tests {
         assert!(has(&granted, "patch", "httproutes/status", None));
         let webhook = granted.iter().find(|right| right.resource == "mutatingwebhookconfigurations").unwrap();
         assert_eq!(webhook.name.as_deref(), Some("mesh-injector"));
+    }
+
+    #[test]
+    fn what_is_taken_back_is_asked_for() {
+        let keys: Vec<Key> = objects().into_iter().map(|object| object.key).collect();
+        let unwanted = unwanted(&keys);
+        let system = Some("mesh-system");
+        for (verb, resource, namespace) in [
+            ("delete", "mutatingwebhookconfigurations", None),
+            ("delete", "deployments", system),
+            ("delete", "namespaces", None),
+            ("patch", "namespaces", None),
+            ("delete", "configmaps", None),
+            ("delete", "secrets", system),
+        ] {
+            assert!(has(&unwanted, verb, resource, namespace), "{verb} {resource}");
+        }
+        assert!(!has(&unwanted, "create", "deployments", system));
     }
 
     #[test]
