@@ -62,7 +62,7 @@ fn uninstall_leaves_nothing_and_install_works_again() {
 
 /// A release of Helm's, whose pods never find a node: nothing of it has to run to be Helm's.
 fn helms_is_left_to_helm(cluster: &Cluster) {
-    cluster.meshctl(&["uninstall", "--crds"]).unwrap();
+    cluster.meshctl(&["uninstall", "--crds", "--force"]).unwrap();
     assert!(cluster.kubectl(&["get", "crd", KIND]).is_err(), "--crds takes the kinds as well");
     let chart =
         |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts").join(name).to_string_lossy().into_owned();
