@@ -46,9 +46,17 @@ fn figures(cluster: &Cluster) {
         ("deploy --from job/load", vec![busy("web", 2)]),
     ] {
         let words: Vec<&str> = question.split(' ').collect();
-        let stat = json(cluster, &[&["stat", "--namespace=panel", "--window=2s"], &words[..]].concat());
+        let look = || json(cluster, &[&["stat", "--namespace=panel", "--window=2s"], &words[..]].concat());
+        let mut stat = look();
+        // A busy machine sends less for a moment, and more after it: that is no matter of what is shown.
+        for _ in 0..3 {
+            if !is_at_rate(&stat) {
+                stat = look();
+            }
+        }
         assert_eq!((&stat["answered"], &stat["proxies"]), (&6.into(), &6.into()), "{question}: {stat:#}");
         assert_eq!(rows(&stat), expected, "{question}: {stat:#}");
+        assert!(is_at_rate(&stat), "{question}: {stat:#}");
     }
     let everywhere = json(cluster, &["stat", "ns", "--all-namespaces"]);
     let panel = everywhere["rows"].as_array().unwrap().iter().find(|row| row["namespace"] == "panel");
@@ -296,6 +304,12 @@ struct Row {
     busy: bool,
 }
 
+/// Whether every row that has a rate has that of the load, within a tenth.
+fn is_at_rate(stat: &Value) -> bool {
+    let mut rates = stat["rows"].as_array().unwrap().iter().filter_map(|row| row["rps"].as_f64());
+    rates.all(|rate| (f64::from(RATE) * 0.9..=f64::from(RATE) * 1.1).contains(&rate))
+}
+
 fn rows(stat: &Value) -> Vec<Row> {
     stat["rows"].as_array().unwrap().iter().map(row).collect()
 }
@@ -305,8 +319,6 @@ fn row(row: &Value) -> Row {
     let busy = !row["rps"].is_null();
     if busy {
         assert_eq!((&row["success"], &row["mtls"]), (&1.0.into(), &1.0.into()), "{row:#}");
-        let rps = row["rps"].as_f64().unwrap();
-        assert!((f64::from(RATE) * 0.9..=f64::from(RATE) * 1.1).contains(&rps), "{row:#}");
         let [p50, p95, p99] = ["p50_ms", "p95_ms", "p99_ms"].map(|key| row[key].as_f64().unwrap());
         assert!(0.0 < p50 && p50 <= p95 && p95 <= p99, "{row:#}");
     } else {
