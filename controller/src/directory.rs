@@ -57,6 +57,8 @@ pub struct DirectoryReader {
     changed: Option<(Instant, Instant)>,
     picture: Picture,
     position: u64,
+    /// When the first change of the newest picture was seen.
+    heard: Option<Instant>,
 }
 
 /// Files by name, and the newest time of modification.
@@ -93,6 +95,7 @@ impl DirectoryReader {
             changed: None,
             picture: Picture::default(),
             position: 0,
+            heard: None,
         }
     }
 
@@ -113,6 +116,7 @@ impl DirectoryReader {
         if !whole && now - last < QUIET && now - first < PATIENCE {
             return Ok(Look::Unchanged);
         }
+        self.heard = Some(first);
         self.read_all(listing, now - first < PATIENCE)
     }
 
@@ -219,7 +223,7 @@ fn publish(reader: &DirectoryReader, errors: &[FileError], published: bool, hub:
     metrics.objects.set(i64::try_from(facts.len()).unwrap_or(i64::MAX));
     metrics.changes.inc();
     tracing::info!(objects = facts.len(), progress = %reader.progress(), "facts in force");
-    hub.publish(facts, reader.progress())
+    hub.publish(facts, reader.progress(), reader.heard.unwrap_or_else(Instant::now))
 }
 
 fn report(reader: &DirectoryReader, published: bool, readiness: &Readiness) {

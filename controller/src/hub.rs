@@ -45,14 +45,15 @@ impl Hub {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Puts new facts in force; `false` if they are behind what is in force, which then stays.
-    pub fn publish(&self, facts: Facts, progress: Progress) -> bool {
+    /// Puts facts in force that a change brought which arrived at `heard`; `false` if they are behind what is in force,
+    /// which then stays.
+    pub fn publish(&self, facts: Facts, progress: Progress, heard: Instant) -> bool {
         let bundle = self.shared.bundle.lock();
         self.shared.world.send_if_modified(|world| {
             let newer = newer(world.as_deref(), facts, &self.shared.mesh, bundle.clone(), progress);
             let publish = newer.is_some();
             if let Some(newer) = newer {
-                *world = Some(Arc::new(newer));
+                *world = Some(Arc::new(newer.heard_at(heard)));
             }
             publish
         })
@@ -158,7 +159,7 @@ mod tests {
     #[tokio::test]
     async fn who_waits_for_a_quiet_replica_is_told_when_its_facts_are_known_to_hold() {
         let hub = Hub::new(mesh(), Instant::now());
-        assert!(hub.publish(facts(&[1]), Progress::of("pods", 10)));
+        assert!(hub.publish(facts(&[1]), Progress::of("pods", 10), Instant::now()));
         let mut worlds = hub.worlds();
         let mark = Progress::of("pods", 30);
         hub.want(&mark);
@@ -176,8 +177,8 @@ mod tests {
         assert!(!worlds.has_changed().unwrap(), "whatever a proxy says, others have their peace");
         hub.refute("pods", 40);
         assert_eq!(*hub.wanted().borrow(), Progress::of("pods", 40), "a mark nobody came to is forgotten");
-        assert!(hub.publish(facts(&[2]), Progress::of("pods", 50)));
-        assert!(!hub.publish(facts(&[1]), Progress::of("pods", 45)), "facts never go back");
+        assert!(hub.publish(facts(&[2]), Progress::of("pods", 50), Instant::now()));
+        assert!(!hub.publish(facts(&[1]), Progress::of("pods", 45), Instant::now()), "facts never go back");
         hub.restart(facts(&[1]), Progress::of("pods", 5));
         assert!(is_behind(&mut worlds), "but where their source begins anew");
     }

@@ -104,7 +104,7 @@ fn publish(shared: &Shared) {
             tracing::warn!(progress = %news.progress, "the API server's storage is older than before: its backup is believed");
             shared.hub.restart(facts, news.progress);
         } else {
-            shared.hub.publish(facts, news.progress);
+            shared.hub.publish(facts, news.progress, news.heard);
         }
     }
     shared.hub.reach(&reached);

@@ -1,11 +1,13 @@
 //! What the controller counts.
 
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 /// The controller's own metrics. Cheap to clone.
@@ -17,6 +19,8 @@ pub struct Metrics {
     pub subscriptions: Gauge,
     /// Versions sent.
     pub updates: Counter,
+    /// From a change's arrival to its way into a stream, in seconds, for each stream it goes to.
+    pub push_duration: PushDuration,
     /// Versions proxies put in force.
     pub acknowledged: Counter,
     /// Versions proxies refused.
@@ -43,6 +47,23 @@ pub struct Metrics {
     pub unusable: Family<WatchLabels, Gauge>,
     /// Status of objects written.
     pub status_writes: Counter,
+}
+
+/// How long changes take.
+#[derive(Debug, Clone)]
+pub struct PushDuration(Histogram);
+
+impl PushDuration {
+    /// One version, sent so long after its change arrived.
+    pub fn observe(&self, time: Duration) {
+        self.0.observe(time.as_secs_f64());
+    }
+}
+
+impl Default for PushDuration {
+    fn default() -> Self {
+        Self(Histogram::new(PUSH_BUCKETS))
+    }
 }
 
 /// Objects of which kind.
@@ -83,6 +104,11 @@ impl Metrics {
         mesh.register("streams_open", "Discovery streams", it.streams.clone());
         mesh.register("subscriptions_open", "Keys subscribed over all streams", it.subscriptions.clone());
         mesh.register("updates", "Versions sent to proxies", it.updates.clone());
+        mesh.register(
+            "config_push_duration_seconds",
+            "From a change's arrival to its way into a stream, for each stream it goes to",
+            it.push_duration.0.clone(),
+        );
         mesh.register("acknowledged", "Versions proxies put in force", it.acknowledged.clone());
         mesh.register("rejected", "Versions proxies refused", it.rejected.clone());
         mesh.register("goodbyes", "Streams ended or not let in by this replica", it.goodbyes.clone());
@@ -111,3 +137,6 @@ impl Metrics {
         self.goodbyes.get_or_create(&GoodbyeLabels { reason }).inc();
     }
 }
+
+/// Seconds; a change should be with every proxy within one.
+const PUSH_BUCKETS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];

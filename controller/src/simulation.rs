@@ -207,7 +207,7 @@ impl Proxy {
 
     fn be_sent(&mut self, at_most: usize) {
         let Some(stream) = &mut self.stream else { return };
-        let updates = std::iter::from_fn(|| stream.session.next_update()).take(at_most);
+        let updates = std::iter::from_fn(|| stream.session.next_update().map(|push| push.update)).take(at_most);
         stream.on_the_way.extend(updates.map(|update| Message::Update(Box::new(update))));
     }
 

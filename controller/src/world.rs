@@ -16,6 +16,7 @@ use policy::ServicePort;
 use prost::Message;
 use proto::discovery as wire;
 use resolve::{Audience, Caller, Facts, Mesh};
+use tokio::time::Instant;
 
 use crate::progress::Progress;
 use crate::serve::encode;
@@ -56,6 +57,8 @@ pub struct World {
     mesh: Arc<Mesh>,
     bundle: Option<Arc<str>>,
     progress: Progress,
+    /// When the first change arrived that made this world another than the one before.
+    heard: Option<Instant>,
     /// Shared with the worlds that follow.
     reached: Arc<Mutex<Progress>>,
     values: Mutex<Values>,
@@ -67,7 +70,7 @@ impl World {
     /// The world these facts make.
     pub fn new(facts: Arc<Facts>, mesh: Arc<Mesh>, bundle: Option<Arc<str>>, progress: Progress) -> Self {
         let reached = Arc::new(Mutex::new(progress.clone()));
-        Self { facts, mesh, bundle, progress, reached, values: Mutex::default() }
+        Self { facts, mesh, bundle, progress, heard: None, reached, values: Mutex::default() }
     }
 
     /// The same world as successor of `before` in one process.
@@ -75,6 +78,17 @@ impl World {
         self.reached = before.reached.clone();
         self.reached.lock().advance(&self.progress);
         self
+    }
+
+    /// The same world, because of a change that arrived then.
+    pub fn heard_at(mut self, heard: Instant) -> Self {
+        self.heard = Some(heard);
+        self
+    }
+
+    /// When the change arrived that made this world.
+    pub fn heard(&self) -> Option<Instant> {
+        self.heard
     }
 
     /// The same facts with other trust anchors.

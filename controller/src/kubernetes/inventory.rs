@@ -19,7 +19,8 @@ pub type Name = (String, String);
 pub struct Inventory {
     watches: BTreeMap<&'static str, Watched>,
     started: Instant,
-    changed: bool,
+    /// When the first change arrived that is not in force yet.
+    changed: Option<Instant>,
     begun_anew: bool,
 }
 
@@ -45,6 +46,8 @@ pub struct News {
     pub counts: Vec<(&'static str, usize)>,
     /// Where each watch last changed.
     pub progress: Progress,
+    /// When the first of the changes arrived.
+    pub heard: Instant,
     /// The API's storage is another than before: positions are not comparable with earlier ones.
     pub begun_anew: bool,
 }
@@ -52,7 +55,7 @@ pub struct News {
 impl Inventory {
     /// Nothing read yet.
     pub fn new(now: Instant) -> Self {
-        Self { watches: BTreeMap::new(), started: now, changed: false, begun_anew: false }
+        Self { watches: BTreeMap::new(), started: now, changed: None, begun_anew: false }
     }
 
     /// A watch begins. There is no news until all have said what there is, be it that their kind does not exist.
@@ -78,7 +81,7 @@ impl Inventory {
         if changed {
             watched.objects = objects;
         }
-        self.changed |= changed;
+        self.note_change(changed, now);
         self.begun_anew |= went_back;
         changed
     }
@@ -104,7 +107,7 @@ impl Inventory {
         };
         let (floor, reached) = watched.positions.unwrap_or_default();
         watched.positions = Some((if changed { floor.max(position) } else { floor }, reached.max(position)));
-        self.changed |= changed;
+        self.note_change(changed, now);
         changed
     }
 
@@ -169,7 +172,7 @@ impl Inventory {
         watched.objects.clear();
         watched.unusable.clear();
         watched.positions = None;
-        self.changed |= changed;
+        self.note_change(changed, now);
         changed
     }
 
@@ -182,11 +185,12 @@ impl Inventory {
 
     /// Changed facts, once every watch knows what there is.
     pub fn take_news(&mut self) -> Option<News> {
-        if !self.changed || self.watches.values().any(|watched| !watched.known) {
+        if self.watches.values().any(|watched| !watched.known) {
             return None;
         }
-        self.changed = false;
+        let heard = self.changed.take()?;
         Some(News {
+            heard,
             objects: self.watches.values().flat_map(|watched| watched.objects.values().cloned()).collect(),
             counts: self.watches.iter().map(|(watch, watched)| (*watch, watched.objects.len())).collect(),
             progress: self.progress(|(floor, _)| floor),
@@ -196,7 +200,7 @@ impl Inventory {
 
     /// How far each watch has come; empty while there is news, which must be in force first.
     pub fn reached(&self) -> Progress {
-        if self.changed { Progress::default() } else { self.progress(|(_, reached)| reached) }
+        if self.changed.is_some() { Progress::default() } else { self.progress(|(_, reached)| reached) }
     }
 
     /// How far one watch has come.
@@ -222,6 +226,12 @@ impl Inventory {
             None => format!("{watch} are being read"),
         });
         (!unknown.is_empty()).then(|| reasons.collect::<Vec<_>>().join("; "))
+    }
+
+    fn note_change(&mut self, changed: bool, now: Instant) {
+        if changed {
+            self.changed.get_or_insert(now);
+        }
     }
 
     fn progress(&self, position: impl Fn((u64, u64)) -> u64) -> Progress {

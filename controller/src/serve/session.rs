@@ -11,6 +11,7 @@ use std::sync::Arc;
 use policy::ServicePort;
 use proto::discovery as wire;
 use resolve::Caller;
+use tokio::time::Instant;
 
 use crate::progress::Progress;
 use crate::serve::encode;
@@ -32,7 +33,24 @@ pub struct Session {
 #[derive(Debug)]
 struct Subscription {
     sent: Sent,
-    waiting: Option<((Urgency, u64), Arc<Value>)>,
+    waiting: Option<Waiting>,
+}
+
+/// A version to be sent.
+#[derive(Debug)]
+struct Waiting {
+    place: (Urgency, u64),
+    value: Arc<Value>,
+    since: Option<Instant>,
+}
+
+/// A version that is sent.
+#[derive(Debug)]
+pub struct Push {
+    /// The message.
+    pub update: wire::Update,
+    /// When the change arrived that made it; none where it answers a question.
+    pub since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -167,13 +185,13 @@ impl Session {
     }
 
     /// What to send next, and takes it as sent.
-    pub fn next_update(&mut self) -> Option<wire::Update> {
+    pub fn next_update(&mut self) -> Option<Push> {
         if self.behind {
             return None;
         }
         let (_, key) = self.queue.pop_first()?;
         let subscription = self.subscriptions.get_mut(&key).expect("what is queued is subscribed");
-        let (_, value) = subscription.waiting.take().expect("what is queued waits");
+        let Waiting { value, since, .. } = subscription.waiting.take().expect("what is queued waits");
         let update = wire::Update {
             key: Some(wire_key(&key)),
             hash: value.hash.to_vec().into(),
@@ -181,7 +199,7 @@ impl Session {
             value: Some(value.wire.clone()),
         };
         subscription.sent = Sent::Version(value);
-        Some(update)
+        Some(Push { update, since })
     }
 
     /// Whether [`next_update`](Self::next_update) has something.
@@ -217,7 +235,7 @@ impl Session {
     }
 
     fn remove(&mut self, key: &Key) {
-        if let Some(Subscription { waiting: Some((place, _)), .. }) = self.subscriptions.remove(key) {
+        if let Some(Subscription { waiting: Some(Waiting { place, .. }), .. }) = self.subscriptions.remove(key) {
             self.queue.remove(&place);
         }
     }
@@ -230,8 +248,8 @@ impl Session {
         let Some(subscription) = self.subscriptions.get_mut(key) else { return };
         let value = world.value(key, &self.caller);
         let before = subscription.waiting.take();
-        if let Some((place, _)) = &before {
-            self.queue.remove(place);
+        if let Some(before) = &before {
+            self.queue.remove(&before.place);
         }
         let urgency = match &subscription.sent {
             Sent::Version(sent) if sent.hash == value.hash => return,
@@ -241,13 +259,16 @@ impl Session {
             Sent::Held(_) | Sent::Version(_) => Urgency::RemovesEndpoints,
         };
         // What has been waiting keeps its place, whatever it is now.
-        let place = match before {
-            Some(((before, order), _)) => (before.min(urgency), order),
+        let place = match &before {
+            Some(Waiting { place: (before, order), .. }) => (*before.min(&urgency), *order),
             None => (urgency, self.next_order),
         };
+        // Neither what a proxy asks first nor what it missed while it was away is pushed to it because of a change.
+        let pushed = matches!(subscription.sent, Sent::Version(_));
+        let since = before.and_then(|before| before.since).or_else(|| world.heard().filter(|_| pushed));
         self.next_order += 1;
         self.queue.insert(place, key.clone());
-        subscription.waiting = Some((place, value));
+        subscription.waiting = Some(Waiting { place, value, since });
     }
 }
 

@@ -12,7 +12,7 @@ use tonic::{Status, Streaming};
 
 use crate::hub::Worlds;
 use crate::serve::OpenStream;
-use crate::serve::session::{Heard, ProtocolViolation, Session};
+use crate::serve::session::{Heard, ProtocolViolation, Push, Session};
 use crate::world::World;
 
 type Outgoing = mpsc::Sender<Result<wire::DiscoverResponse, Status>>;
@@ -106,8 +106,11 @@ impl DiscoveryStream {
                 // Only when there is room is the next message made: it is then the latest.
                 permit = self.outgoing.reserve(), if heartbeat_due || session.has_update() => {
                     let permit = permit.map_err(|_| End::Gone)?;
-                    if let Some(update) = session.next_update() {
+                    if let Some(Push { update, since }) = session.next_update() {
                         self.open.shared.metrics.updates.inc();
+                        if let Some(since) = since {
+                            self.open.shared.metrics.push_duration.observe(since.elapsed());
+                        }
                         permit.send(Ok(response(wire::discover_response::Kind::Update(update))));
                     } else if heartbeat_due {
                         heartbeat_due = false;

@@ -7,6 +7,7 @@ use controller_runtime::incoming::{HandshakeMetrics, IncomingConfig, incoming};
 use controller_runtime::shutdown::ShutdownTrigger;
 use hyper_util::rt::TokioIo;
 use identity::{ClientCertificates, Issuer, KeyAndRequest, MeshTls, SpiffeId};
+use prometheus_client::registry::Registry;
 use proto::discovery::discovery_client::DiscoveryClient;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
@@ -23,6 +24,7 @@ struct Control {
     issuer: Issuer,
     hub: Hub,
     metrics: Metrics,
+    registry: Registry,
     address: SocketAddr,
     shutdown: ShutdownTrigger,
 }
@@ -51,7 +53,8 @@ impl Control {
             admission: AdmissionLimits { streams, per_second: 100.0, burst: 100.0 },
             stream_life: Duration::from_secs(1800),
         };
-        let (hub, metrics) = (Hub::new(mesh(), Instant::now()), Metrics::default());
+        let mut registry = Registry::default();
+        let (hub, metrics) = (Hub::new(mesh(), Instant::now()), Metrics::register(&mut registry));
         let service = DiscoveryService::new(config, hub.clone(), metrics.clone(), shutdown.clone()).into_server();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -64,11 +67,17 @@ impl Control {
         );
         let stop = shutdown.requested();
         tokio::spawn(crate::run::server().serve_with_incoming_shutdown(service, connections, stop));
-        Self { issuer, hub, metrics, address, shutdown: trigger }
+        Self { issuer, hub, metrics, registry, address, shutdown: trigger }
     }
 
     fn publish(&self, position: u64, endpoints: &[u8]) -> bool {
-        self.hub.publish(facts(endpoints), Progress::of("directory", position))
+        self.hub.publish(facts(endpoints), Progress::of("directory", position), Instant::now())
+    }
+
+    fn metrics_text(&self) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        text
     }
 
     async fn channel(&self, tls: MeshTls) -> Result<Channel, tonic::transport::Error> {
@@ -158,6 +167,13 @@ async fn a_proxy_is_told_what_it_asks_for_and_what_changes() {
     assert!(control.publish(2, &[1]));
     let changed = client.update().await;
     assert_eq!((count(&changed), changed.as_of.unwrap().positions["directory"]), (1, 2));
+    let pushes =
+        control.metrics_text().lines().find(|line| line.contains("push_duration_seconds_count")).map(str::to_owned);
+    assert_eq!(
+        pushes.as_deref(),
+        Some("mesh_controller_config_push_duration_seconds_count 1"),
+        "answers are no pushes"
+    );
     let acknowledge = wire::Acknowledge { key: changed.key, hash: changed.hash };
     let kind = Some(wire::discover_request::Kind::Acknowledge(acknowledge));
     client.requests.send(wire::DiscoverRequest { kind }).await.unwrap();

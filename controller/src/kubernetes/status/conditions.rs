@@ -15,17 +15,21 @@ struct Condition {
     message: String,
 }
 
-/// `status.parents` as it should be, in the order it was where nothing moved; `None` if it is so already. `now` is the
+/// `status.parents` of a route, or of one that says what we can't read, as it should be, in the order it was where nothing moved; `None` if it is so already. `now` is the
 /// time of conditions that change (RFC 3339).
-pub fn parents(object: &DynamicObject, facts: &Facts, now: &str) -> Option<Vec<Value>> {
+pub fn parents(
+    object: &DynamicObject,
+    route: Result<&HttpRoute, &String>,
+    facts: &Facts,
+    now: &str,
+) -> Option<Vec<Value>> {
     let before: Vec<Value> = object.data["status"]["parents"].as_array().cloned().unwrap_or_default();
     let is_ours = |entry: &Value| entry["controllerName"] == CONTROLLER_NAME;
-    let route = crate::kubernetes::http_route_of(object);
     let namespace = object.namespace().unwrap_or_default();
     let written = object.data["spec"]["parentRefs"].as_array().into_iter().flatten();
     let mut ours: Vec<Value> = Vec::new();
     for parent in written.filter(|parent| is_service(parent)) {
-        let found = conditions(route.as_ref(), facts, parent, &namespace);
+        let found = conditions(route, facts, parent, &namespace);
         let reference = without_nulls(parent);
         // The same parent twice is one parent.
         if ours.iter().any(|entry| entry["parentRef"] == reference) {
@@ -173,6 +177,10 @@ mod tests {
             "status": { "parents": status },
         }))
         .unwrap()
+    }
+
+    fn parents(object: &DynamicObject, facts: &Facts, now: &str) -> Option<Vec<Value>> {
+        super::parents(object, crate::kubernetes::http_route_of(object).as_ref(), facts, now)
     }
 
     fn facts() -> Facts {

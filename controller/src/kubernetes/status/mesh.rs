@@ -1,42 +1,64 @@
-//! The status of the XMesh `meshctl` (Gateway API, experimental), where somebody has made one: that we are its controller,
-//! and which of Gateway API's features the mesh has.
+//! The XMesh `meshctl` (Gateway API, experimental), where the cluster has the kind: made by the replica that leads if nobody
+//! else has, as implementations make their GatewayClass; with the status that we are its controller, and which of Gateway
+//! API's features the mesh has. One that names another controller is left alone.
+//!
+//! A chart cannot make it: it must not look whether the kind is there. `meshctl uninstall` takes it away by its label.
+
+use std::time::Duration;
 
 use controller_runtime::kubernetes::{describe, is_conflict};
 use kube::Client;
-use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
+use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
+use proto::names;
 use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
 
 use crate::kubernetes::status::conditions::CONTROLLER_NAME;
 use crate::kubernetes::status::now;
 use crate::kubernetes::watch::exists;
 
-/// Writes the status if there is such an object and it says anything else.
-pub async fn write(client: &Client) {
-    let version = GroupVersionKind::gvk("gateway.networking.x-k8s.io", "v1alpha1", "XMesh");
-    let kind = ApiResource::from_gvk_with_plural(&version, "xmeshes");
-    if !exists(client, &kind).await.unwrap_or(false) {
-        return;
+/// Keeps the object and its status; never returns.
+pub async fn keep(client: &Client) {
+    let mut told = false;
+    loop {
+        let written = timeout(PATIENCE, write(client)).await;
+        match written {
+            Ok(Err(error)) if !is_conflict(&error) => {
+                // Once, not every time.
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(name = NAME, error = describe(&error), "the XMesh cannot be written");
+                }
+            }
+            Ok(Ok(())) => told = false,
+            Ok(Err(_)) | Err(_) => {}
+        }
+        // Read this often rather than watched: it hardly ever changes.
+        sleep(TICK).await;
+    }
+}
+
+async fn write(client: &Client) -> Result<(), kube::Error> {
+    let kind = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, VERSION, "XMesh"), "xmeshes");
+    if !exists(client, &kind).await? {
+        return Ok(());
     }
     let api = Api::<DynamicObject>::all_with(client.clone(), &kind);
-    let written = match api.get_opt(NAME).await {
-        Ok(Some(object)) => match status(&object, &now()) {
-            Some(status) => {
-                let patch =
-                    json!({ "metadata": { "resourceVersion": object.metadata.resource_version }, "status": status });
-                api.patch_status(NAME, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
-            }
-            None => Ok(()),
-        },
-        Ok(None) => Ok(()),
-        Err(error) => Err(error),
+    let object = match api.get_opt(NAME).await? {
+        Some(object) => object,
+        None => api.create(&PostParams::default(), &ours(&kind)).await?,
     };
-    match written {
-        Err(error) if !is_conflict(&error) => {
-            tracing::warn!(name = NAME, error = describe(&error), "the XMesh's status cannot be written");
-        }
-        Ok(()) | Err(_) => {}
-    }
+    let Some(status) = status(&object, &now()) else { return Ok(()) };
+    let patch = json!({ "metadata": { "resourceVersion": object.metadata.resource_version }, "status": status });
+    api.patch_status(NAME, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+}
+
+fn ours(kind: &ApiResource) -> DynamicObject {
+    let mut object = DynamicObject::new(NAME, kind);
+    let label = ("app.kubernetes.io/managed-by".to_owned(), names::CONTROLLER_ACCOUNT.to_owned());
+    object.metadata.labels = Some([label].into());
+    object.data = json!({ "spec": { "controllerName": CONTROLLER_NAME } });
+    object
 }
 
 /// The status it should have; `None` if it has it, or names another controller.
@@ -68,6 +90,10 @@ fn status(object: &DynamicObject, now: &str) -> Option<Value> {
 
 /// The object's name, the same in every cluster.
 const NAME: &str = "meshctl";
+const GROUP: &str = "gateway.networking.x-k8s.io";
+const VERSION: &str = "v1alpha1";
+const TICK: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// What the mesh does of Gateway API's named features, in alphabetical order as the API demands.
 const FEATURES: [&str; 8] = [
     "HTTPRouteBackendRequestHeaderModification",

@@ -120,7 +120,7 @@ impl Running {
             metrics: Metrics::default(),
         };
         shared.inventory.lock().register("namespaces");
-        shared.hub.publish(crate::serve::session::tests::facts(&[]), Progress::of("namespaces", 1));
+        shared.hub.publish(crate::serve::session::tests::facts(&[]), Progress::of("namespaces", 1), Instant::now());
         let watch = Watch::required("namespaces", Api::all(server.client()), Selection::default(), convert);
         let task = tokio::spawn(watch.run(shared.clone()));
         Self { server, shared, task }

@@ -70,7 +70,7 @@ fn subscribe(session: &mut Session, key: &Key, world: &World) {
 }
 
 fn sent(session: &mut Session) -> Vec<(Key, Option<usize>)> {
-    let updates = std::iter::from_fn(|| session.next_update());
+    let updates = std::iter::from_fn(|| session.next_update().map(|push| push.update));
     let endpoints = |update: &wire::Update| match &update.value {
         Some(wire::update::Value::Endpoints(endpoints)) => Some(endpoints.endpoints.len()),
         _ => None,
@@ -142,7 +142,7 @@ fn a_replica_behind_the_mark_says_nothing() {
     assert!(session.is_behind() && !session.has_update() && session.next_update().is_none());
     session.observe(&world(5, &[1]));
     assert!(!session.is_behind());
-    let update = session.next_update().unwrap();
+    let update = session.next_update().unwrap().update;
     assert_eq!(update.as_of.unwrap().positions["directory"], 5);
 }
 
