@@ -63,7 +63,7 @@ fn values_reach_their_places() {
     let objects = render(&json!({
         "image": {"registry": "example.com/mesh", "tag": "7", "pullPolicy": "Never"},
         "imagePullSecrets": ["login"],
-        "clusterNetworks": ["10.1.0.0/16"],
+        "clusterName": "arn:aws:eks:eu-west-1:1:cluster/a", "clusterNetworks": ["10.1.0.0/16"],
         "controller": {"replicas": 2, "logLevel": "debug"},
         "controlPlane": {"antiAffinity": "required", "tolerations": [{"key": "a", "operator": "Exists"}],
                          "nodeSelector": {"pool": "mesh"}, "priorityClassName": "high"},
@@ -87,6 +87,7 @@ fn values_reach_their_places() {
         arguments.contains(&"--cluster-network=10.1.0.0/16") && arguments.contains(&"--log=debug"),
         "{arguments:?}"
     );
+    assert!(arguments.contains(&"--cluster=arn:aws:eks:eu-west-1:1:cluster/a"), "{arguments:?}");
     assert!(!objects.iter().any(|object| object["kind"] == "NetworkPolicy"));
     let config = find(&objects, "ConfigMap", "mesh-config")["data"]["config.yaml"].as_str().unwrap();
     let config = injector::Config::parse(config).unwrap();
@@ -206,6 +207,9 @@ fn mistakes_are_errors() {
     let error = MESH.objects(&json!({}), &elsewhere).unwrap_err().to_string();
     assert!(error.contains("lives in the namespace mesh-system"), "{error}");
     assert!(MESH.objects(&json!({"contoller": {}}), &release()).is_err());
+    for name in ["a: b", "x #y", "two\nlines", "$(PATH)"] {
+        assert!(MESH.objects(&json!({ "clusterName": name }), &release()).is_err(), "{name}");
+    }
     for (template, expected) in [
         ("a: {{ required \"name it\" .Values.name }}", "name it"),
         ("a: {{ include \"none\" . }}", "none"),

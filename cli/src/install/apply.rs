@@ -109,13 +109,18 @@ fn ours(value: &Value) -> Value {
 
 /// Deletes an object if it carries our label, and says whether it did.
 pub async fn delete_ours(client: &Client, key: &Key) -> anyhow::Result<bool> {
+    delete_made_by(client, key, MANAGER).await
+}
+
+/// Deletes an object if `maker` made it, and says whether it did.
+pub async fn delete_made_by(client: &Client, key: &Key, maker: &str) -> anyhow::Result<bool> {
     let api = key.api(client);
     let found = match api.get_opt(&key.name).await {
         // A kind that is gone has no objects.
         Err(error) if is_missing(&error) => None,
         other => other.map_err(|error| anyhow::anyhow!("{key} cannot be read: {}", explain(&error)))?,
     };
-    let Some(found) = found.filter(is_ours) else { return Ok(false) };
+    let Some(found) = found.filter(|found| is_made_by(found, maker)) else { return Ok(false) };
     delete(client, key, found.metadata.uid).await
 }
 
@@ -137,7 +142,11 @@ pub async fn delete(client: &Client, key: &Key, uid: Option<String>) -> anyhow::
 
 /// Whether we made an object.
 pub fn is_ours(object: &DynamicObject) -> bool {
-    object.metadata.labels.as_ref().is_some_and(|labels| labels.get(MANAGED_BY).is_some_and(|by| by == MANAGER))
+    is_made_by(object, MANAGER)
+}
+
+fn is_made_by(object: &DynamicObject, maker: &str) -> bool {
+    object.metadata.labels.as_ref().is_some_and(|labels| labels.get(MANAGED_BY).is_some_and(|by| by == maker))
 }
 
 /// Our name as field manager, and in [`MANAGED_BY`].

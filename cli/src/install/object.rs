@@ -129,6 +129,7 @@ mod tests {
             ("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations"),
             ("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets"),
             ("v1", "ServiceAccount", "serviceaccounts"),
+            ("gateway.networking.x-k8s.io/v1alpha1", "XMesh", "xmeshes"),
         ] {
             let key = Key { api_version: api_version.into(), kind: kind.into(), namespace: None, name: String::new() };
             assert_eq!(key.resource().plural, plural);

@@ -83,11 +83,15 @@ async fn uninstall(cluster: &Cluster, args: &UninstallArgs) -> anyhow::Result<Re
         objects(client, &keys, args.crds, &mut progress, &mut report).await?;
     }
     namespace(client, Instant::now() + args.timeout, &mut progress, &mut report).await?;
-    // Last, because an identity that is still ending might write them again.
+    // Last, because an identity or a controller that is still ending might write them again.
     for (key, uid) in bundles(client).await? {
         if apply::delete(client, &key, uid).await? {
             report.deleted.push(key.to_string());
         }
+    }
+    let xmesh = key("gateway.networking.x-k8s.io/v1alpha1", "XMesh", None, XMESH);
+    if apply::delete_made_by(client, &xmesh, names::CONTROLLER_ACCOUNT).await? {
+        report.deleted.push(xmesh.to_string());
     }
     namespaces::take_back(client, &mut report).await?;
     progress.done("the mesh is uninstalled");
@@ -305,6 +309,8 @@ impl Report {
 
 /// The Secret identity signs with.
 const ISSUER: &str = "mesh-issuer";
+/// The XMesh that the controller makes.
+const XMESH: &str = "meshctl";
 /// For all proxies together to say when their certificates end.
 const PATIENCE: Duration = Duration::from_secs(15);
 

@@ -50,6 +50,19 @@ fn a_route_is_told_what_became_of_it() {
     .unwrap();
 }
 
+/// The kind is there in this cluster, so the object is made, says that it is in force, and comes back.
+#[test]
+fn the_mesh_is_an_object_with_status() {
+    let cluster = Cluster::running().unwrap();
+    cluster.meshctl(&["install"]).unwrap();
+    let path = "--output=jsonpath={.spec.controllerName} {.status.conditions[?(@.type=='Accepted')].status} {.status.supportedFeatures[-1].name}";
+    let object = || cluster.kubectl(&["get", "xmesh", "meshctl", path]).unwrap_or_default();
+    let expected = "meshctl.io/controller True Mesh";
+    eventually(Duration::from_secs(45), || object() == expected).unwrap_or_else(|_| panic!("{}", object()));
+    cluster.kubectl(&["delete", "xmesh", "meshctl"]).unwrap();
+    eventually(Duration::from_secs(45), || object() == expected).unwrap_or_else(|_| panic!("{}", object()));
+}
+
 /// `parent: Type=Reason/generation …` of every entry.
 fn status(namespace: &Namespace) -> String {
     let path = "--output=jsonpath={range .status.parents[*]}{.parentRef.name}: {range .conditions[*]}{.type}={.reason}/{.observedGeneration} {end}; {end}";
