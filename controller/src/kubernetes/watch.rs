@@ -6,7 +6,8 @@
 //! server has forgotten where we were, when its storage has gone back, and when a proxy has seen more than we have.
 //!
 //! That a watch could be opened says nothing of what it would tell: only events, bookmarks and reads make it young. One
-//! that brought nothing is followed by a read of one object, which asks the storage and not what the API server remembers.
+//! that brought nothing (a quiet kind, where etcd does not tell the API server of its progress) is followed by a small
+//! read, which asks the storage and not what the API server remembers; of a small kind that is all there is.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
@@ -211,14 +212,7 @@ where
             let page = timeout(LIST_TIMEOUT, self.api.list(&parameters)).await;
             let page = page.map_err(|_| Ended::Failed("the API server took too long to list".to_owned()))?;
             let page = page.map_err(|error| self.why_not_listed(&error))?;
-            for object in &page.items {
-                let name = name_of(object);
-                match self.read(object) {
-                    Ok(Some(found)) => drop(objects.insert(name, Arc::new(found))),
-                    Ok(None) => {}
-                    Err(problem) => drop(unusable.insert(name, problem)),
-                }
-            }
+            self.read_all(&page.items, &mut objects, &mut unusable);
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => parameters.continue_token = Some(token),
                 None => {
@@ -253,7 +247,7 @@ where
             tokio::select! {
                 event = events.next() => match event {
                     None if told => return Ended::OnTime,
-                    None => return self.ask(shared).await,
+                    None => return self.ask(shared, place).await,
                     Some(Ok(event)) => {
                         told = true;
                         if let Err(ended) = self.take(shared, event, &mut place.version) {
@@ -275,19 +269,29 @@ where
         }
     }
 
-    /// Reads one object from the API's storage: is it there, and as far as it was?
-    async fn ask(&self, shared: &Shared) -> Ended {
-        let parameters = ListParams { field_selector: self.fields(), ..ListParams::default() }.limit(1);
-        let version = match timeout(PATIENCE, self.api.list(&parameters)).await {
-            Ok(Ok(page)) => page.metadata.resource_version.unwrap_or_default(),
+    /// Reads a little from the API's storage: is it there, and as far as it was?
+    async fn ask(&self, shared: &Shared, place: &mut Place) -> Ended {
+        let parameters = ListParams { field_selector: self.fields(), ..ListParams::default() }.limit(SMALL_PAGE);
+        let page = match timeout(PATIENCE, self.api.list(&parameters)).await {
+            Ok(Ok(page)) => page,
             Ok(Err(error)) => return self.why_not_listed(&error),
             Err(_) => return Ended::Failed("the API server watches, but took too long to read".to_owned()),
         };
+        let version = page.metadata.resource_version.unwrap_or_default();
+        let (mut objects, mut unusable) = (HashMap::new(), BTreeMap::new());
+        self.read_all(&page.items, &mut objects, &mut unusable);
         let mut inventory = shared.inventory.lock();
         if inventory.has_passed(self.name, position(&version)) {
             return Ended::Stale(WENT_BACK);
         }
-        inventory.heard_of(self.name, Instant::now());
+        if page.metadata.continue_.is_some_and(|token| !token.is_empty()) {
+            inventory.heard_of(self.name, Instant::now());
+        } else {
+            inventory.listed(self.name, objects, position(&version), Instant::now());
+            inventory.unusable_are(self.name, unusable);
+            place.version = Some(version);
+            shared.changed.notify_one();
+        }
         Ended::OnTime
     }
 
@@ -351,6 +355,17 @@ where
             *version = Some(at);
         }
         Ok(())
+    }
+
+    fn read_all(&self, page: &[K], objects: &mut HashMap<Name, Arc<Object>>, unusable: &mut BTreeMap<Name, String>) {
+        for object in page {
+            let name = name_of(object);
+            match self.read(object) {
+                Ok(Some(found)) => drop(objects.insert(name, Arc::new(found))),
+                Ok(None) => {}
+                Err(problem) => drop(unusable.insert(name, problem)),
+            }
+        }
     }
 
     fn read(&self, object: &K) -> Converted {
@@ -440,6 +455,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LIST_TIMEOUT: Duration = Duration::from_secs(15);
 /// Objects per page of a list: a few megabytes of pods.
 const PAGE: u32 = 500;
+/// Small enough to be read after every watch that brings nothing.
+const SMALL_PAGE: u32 = 50;
 const ABSENT_PAUSE: Duration = Duration::from_millis(900);
 const BETWEEN_LISTS: Duration = Duration::from_secs(5);
 const LONGEST_BETWEEN_LISTS: Duration = Duration::from_secs(600);

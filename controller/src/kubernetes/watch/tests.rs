@@ -304,7 +304,7 @@ async fn a_watch_that_brings_nothing_proves_nothing() {
     while running.shared.inventory.lock().position("namespaces") != Some(8) {
         sleep(Duration::from_millis(5)).await;
     }
-    assert!(running.server.asked(2).await.ends_with("limit=1"));
+    assert!(running.server.asked(2).await.ends_with("limit=50"));
     assert!(running.shared.inventory.lock().take_news().unwrap().begun_anew);
 
     // Nor do opened watches make what is known young, where the storage does not answer.
@@ -326,6 +326,33 @@ async fn a_watch_that_brings_nothing_proves_nothing() {
     }
     running.server.asked(6).await;
     assert_eq!(running.shared.inventory.lock().oldest_heard(), heard);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_kind_is_as_far_as_the_storage() {
+    let server = Server::default();
+    server.list(&["a"], 10, "");
+    let lines = [server.answer(200, ""), {
+        server.list(&["a"], 30, "");
+        server.answer(200, "")
+    }];
+    server.list(&["a"], 40, "more");
+    let last = server.answer(200, "");
+    let running = Running::start(server);
+    running.at(10).await;
+    for (watch, line) in lines.into_iter().enumerate() {
+        running.server.asked(1 + 2 * watch).await;
+        sleep(Duration::from_secs(20)).await;
+        drop(line);
+    }
+    assert!(running.at(30).await.is_empty(), "known to hold, and nothing new");
+    assert!(running.server.asked(3).await.contains("resourceVersion=30"));
+    // A part of a large kind says that the storage is there, and no more.
+    assert!(running.server.asked(5).await.contains("resourceVersion=30"));
+    let inventory = running.shared.inventory.lock();
+    assert!(inventory.oldest_heard().elapsed() < Duration::from_secs(1));
+    assert_eq!(inventory.position("namespaces"), Some(30));
+    drop(last);
 }
 
 #[tokio::test(start_paused = true)]
