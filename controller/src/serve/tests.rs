@@ -17,6 +17,8 @@ use super::session::tests::{facts, mesh};
 use super::*;
 use crate::progress::Progress;
 
+mod memory;
+
 const CONTROLLER: &str = "spiffe://cluster.local/ns/mesh-system/sa/mesh-controller";
 const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
 
@@ -50,7 +52,7 @@ impl Control {
         let config = ServeConfig {
             replica: "replica-a".to_owned(),
             trust_domain: "cluster.local".to_owned(),
-            admission: AdmissionLimits { streams, per_second: 100.0, burst: 100.0 },
+            admission: AdmissionLimits { streams, per_second: 5000.0, burst: 5000.0 },
             stream_life: Duration::from_secs(1800),
         };
         let mut registry = Registry::default();
@@ -81,28 +83,35 @@ impl Control {
     }
 
     async fn channel(&self, tls: MeshTls) -> Result<Channel, tonic::transport::Error> {
-        let endpoint = tls.endpoint(vec![CONTROLLER.parse().unwrap()], &[b"h2"]);
-        let address = self.address;
-        let connector = tower::service_fn(move |_: tonic::transport::Uri| {
-            let endpoint = endpoint.clone();
-            async move {
-                let stream = TcpStream::connect(address).await?;
-                let name = "controller".try_into().unwrap();
-                let stream = TlsConnector::from(endpoint.config()).connect(name, stream).await?;
-                Ok::<_, std::io::Error>(TokioIo::new(stream))
-            }
-        });
-        Endpoint::from_static("http://controller").connect_with_connector(connector).await
+        channel_to(self.address, tls).await
     }
 
     async fn open(&self, id: &str, hello: wire::Hello) -> Result<Client, Status> {
-        let channel = self.channel(tls(&self.issuer, id)).await.unwrap();
-        let (requests, outgoing) = mpsc::channel(16);
-        let hello = wire::discover_request::Kind::Hello(hello);
-        requests.send(wire::DiscoverRequest { kind: Some(hello) }).await.unwrap();
-        let responses = DiscoveryClient::new(channel).discover(ReceiverStream::new(outgoing)).await?.into_inner();
-        Ok(Client { requests, responses })
+        open_at(self.address, tls(&self.issuer, id), hello).await
     }
+}
+
+async fn channel_to(address: SocketAddr, tls: MeshTls) -> Result<Channel, tonic::transport::Error> {
+    let endpoint = tls.endpoint(vec![CONTROLLER.parse().unwrap()], &[b"h2"]);
+    let connector = tower::service_fn(move |_: tonic::transport::Uri| {
+        let endpoint = endpoint.clone();
+        async move {
+            let stream = TcpStream::connect(address).await?;
+            let name = "controller".try_into().unwrap();
+            let stream = TlsConnector::from(endpoint.config()).connect(name, stream).await?;
+            Ok::<_, std::io::Error>(TokioIo::new(stream))
+        }
+    });
+    Endpoint::from_static("http://controller").connect_with_connector(connector).await
+}
+
+async fn open_at(address: SocketAddr, tls: MeshTls, hello: wire::Hello) -> Result<Client, Status> {
+    let channel = channel_to(address, tls).await.unwrap();
+    let (requests, outgoing) = mpsc::channel(16);
+    let hello = wire::discover_request::Kind::Hello(hello);
+    requests.send(wire::DiscoverRequest { kind: Some(hello) }).await.unwrap();
+    let responses = DiscoveryClient::new(channel).discover(ReceiverStream::new(outgoing)).await?.into_inner();
+    Ok(Client { requests, responses })
 }
 
 impl Client {

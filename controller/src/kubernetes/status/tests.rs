@@ -31,14 +31,14 @@ impl Server {
                         if name == "stuck" {
                             return std::future::pending().await;
                         }
-                        route(&name, 2)
+                        route(&name, 2).to_string()
                     }
                     _ if query.contains("watch=") => return std::future::pending().await,
                     "/apis" => GROUPS.to_owned(),
                     "/apis/gateway.networking.k8s.io/v1" => RESOURCES.to_owned(),
                     _ => json!({
                         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRouteList", "metadata": { "resourceVersion": "9" },
-                        "items": ["stuck", "good"].map(|name| serde_json::from_str::<Value>(&route(name, 1)).unwrap()),
+                        "items": [route("stuck", 1), route("good", 1)],
                     })
                     .to_string(),
                 };
@@ -56,13 +56,12 @@ impl Server {
     }
 }
 
-fn route(name: &str, version: u64) -> String {
+fn route(name: &str, version: u64) -> Value {
     json!({
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
         "metadata": { "name": name, "namespace": "shop", "generation": 1, "resourceVersion": version.to_string() },
         "spec": { "parentRefs": [{ "group": "", "kind": "Service", "name": "web" }], "rules": [] },
     })
-    .to_string()
 }
 
 #[tokio::test(start_paused = true)]
