@@ -53,14 +53,22 @@ fn a_client_in_the_mesh_gets_the_endpoints_it_would_get_without() {
     let report = load(namespace, "meshed", "elsewhere:80");
     assert_eq!(report.succeeded, 0, "{:?}", report.served);
     assert!(report.failures.keys().all(|failure| failure.contains("no_local_endpoints")), "{:?}", report.failures);
+    // The namespace would wait for it.
+    namespace.kubectl(&["delete", "pod", "leaving", "--grace-period=0", "--force"]).unwrap();
 }
 
 fn both_are_served_by(namespace: &Namespace, target: &str, expected: &[&str]) {
     let expected: BTreeSet<String> = expected.iter().map(|&name| name.to_owned()).collect();
-    for client in CLIENTS {
-        let found = eventual_servers(namespace, client, target, |servers| *servers == expected);
-        assert_eq!(found, expected, "{client} → {target}");
-    }
+    std::thread::scope(|scope| {
+        let expected = &expected;
+        let clients = CLIENTS.map(|client| {
+            let found = move || eventual_servers(namespace, client, target, |servers| servers == expected);
+            (client, scope.spawn(found))
+        });
+        for (client, found) in clients {
+            assert_eq!(&found.join().unwrap(), expected, "{client} → {target}");
+        }
+    });
 }
 
 /// Who serves, once it is who should, or time is up: kube-proxy takes a while to hear of a Service.
