@@ -14,6 +14,7 @@ mod nothing_fails;
 mod plain;
 mod pods;
 mod probes;
+mod replicas;
 mod routes;
 mod sample;
 mod services;

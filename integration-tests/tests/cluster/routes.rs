@@ -16,7 +16,7 @@ fn a_route_is_in_force_within_a_second() {
     let namespace = &shop.namespace;
     namespace.apply(&server_manifest("canary", 1)).unwrap();
     namespace.rolled_out().unwrap();
-    namespace.start_load("observer", "web:80", 200, 22).unwrap();
+    namespace.start_load("observer", "web:80", 200, 35).unwrap();
     let before = proxies(namespace);
     assert_eq!(before.len(), 3, "{before:?}");
 
@@ -52,7 +52,7 @@ fn a_removed_endpoint_is_left_within_a_second() {
     let namespace = &shop.namespace;
     let clients = ["first", "second", "third"];
     for client in clients {
-        namespace.start_load(client, "web:80", 100, 14).unwrap();
+        namespace.start_load(client, "web:80", 100, 24).unwrap();
     }
     let pods = namespace.kubectl(&["get", "pods", "--selector=app=web", "--output=name"]).unwrap();
     let leaving = pods.lines().next().unwrap();

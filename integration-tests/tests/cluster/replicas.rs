@@ -1,0 +1,210 @@
+//! Parts of the control plane, or of Kubernetes itself, gone for longer than a moment, under load: it is said, others are
+//! asked, nothing goes back, no request fails.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use integration_tests::cluster::looks::{self, output};
+use integration_tests::cluster::{Cluster, Namespace};
+use integration_tests::mesh::{admin, eventually};
+use proto::names;
+use serde_json::Value;
+
+use super::shop::Shop;
+
+/// One of two controllers hears no API server any more, and the certificate authority is gone until past a renewal. The
+/// age of what the one knows shows, its lease goes to the other, and so do all proxies; what they learnt there stays
+/// learnt when they are back with the first. Certificates are renewed as soon as somebody signs again.
+#[test]
+#[ignore = "its second half was not seen to pass yet; run it with --ignored"]
+fn half_a_control_plane_is_enough() {
+    let shop = Shop::open("partition", 3);
+    let (namespace, cluster) = (&shop.namespace, &shop.namespace.cluster);
+    let _defaults = Defaults(cluster.clone());
+    let cut = Controller::leader(cluster);
+    cluster.meshctl(&["install", "--set", "controller.replicas=2,identity.leafLifetime=75s"]).unwrap();
+    assert_eq!(holder(cluster), cut.name);
+    let other = Controller::all(cluster).into_iter().find(|replica| replica.name != cut.name).unwrap();
+
+    let (mut removed, mut moved) = (String::new(), 0);
+    let report = shop.none_failed("load", 200, 90, || {
+        scale_identity(cluster, 0);
+        let wall = Wall::between(cluster, &cut);
+        removed = leave_service(namespace);
+        eventually(Duration::from_secs(60), || cut.source_age() > 30.0).unwrap();
+        assert!(other.source_age() < 10.0);
+        let overdue = || certificate_of_load(cluster)["last_error"].is_string();
+        eventually(Duration::from_secs(40), overdue).unwrap_or_else(|_| panic!("{}", certificate_of_load(cluster)));
+        scale_identity(cluster, 1);
+
+        eventually(Duration::from_secs(60), || are_all_with(namespace, &other))
+            .unwrap_or_else(|_| panic!("{:?}", pictures(namespace)));
+        moved = now_ms();
+        assert_eq!(holder(cluster), other.name);
+        eventually(Duration::from_secs(30), || cut.source_age() > 46.0).unwrap();
+        let said = cluster.try_meshctl(&["check"]).unwrap();
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        assert!(said.contains(&format!("{} has not heard from the API server for", cut.name)), "{said}");
+        drop(wall);
+        eventually(Duration::from_secs(40), || cut.source_age() < 10.0).unwrap();
+        let renewed = || certificate_of_load(cluster)["renewals"].as_u64() >= Some(2);
+        eventually(Duration::from_secs(30), renewed).unwrap_or_else(|_| panic!("{}", certificate_of_load(cluster)));
+        system(cluster, &["delete", "pod", &other.name, "--wait=false"]);
+        eventually(Duration::from_secs(30), || !are_all_with(namespace, &other)).unwrap();
+    });
+    let last = report.served[&removed].last_ms;
+    assert!(last <= moved + 1000, "what was removed came back: last request {} ms after the move", last - moved);
+    cluster.meshctl(&["check", "--wait", "60s"]).unwrap();
+}
+
+/// Nobody hears the API server for a minute: neither controllers nor kubelets nor we. Proxies and controllers tell how old
+/// what they know is, `meshctl` says what is wrong, and afterwards everything is as before.
+#[test]
+fn without_an_api_server_nothing_fails() {
+    let shop = Shop::open("silence", 2);
+    let (namespace, cluster) = (&shop.namespace, &shop.namespace.cluster);
+    let controller = Controller::leader(cluster);
+    let proxies = namespace.addresses("web").unwrap();
+    let discovery_ages = || -> Vec<f64> {
+        let metrics = proxies.iter().map(|proxy| looks::get((*proxy, names::HEALTH_PORT).into(), "/metrics"));
+        metrics.map(|metrics| admin::sum(&metrics.unwrap(), "mesh_discovery_age_seconds", &[])).collect()
+    };
+    shop.none_failed("load", 200, 90, || {
+        let wall = Wall::around_the_api_server(cluster);
+        let said = cluster.try_meshctl(&["check"]).unwrap();
+        assert!(!said.status.success());
+        let said = format!("{}{}", String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
+        assert!(said.contains("API server"), "{said}");
+        let old = || controller.source_age() >= 60.0 && discovery_ages().iter().all(|age| *age >= 60.0);
+        eventually(Duration::from_secs(75), old).unwrap_or_else(|_| panic!("{:?}", discovery_ages()));
+        drop(wall);
+        let young = || controller.source_age() < 10.0 && discovery_ages().iter().all(|age| *age < 10.0);
+        eventually(Duration::from_secs(30), young).unwrap_or_else(|_| panic!("{:?}", discovery_ages()));
+    });
+    cluster.meshctl(&["check", "--wait", "60s"]).unwrap();
+}
+
+/// A replica of the controller.
+struct Controller {
+    name: String,
+    node: String,
+    address: String,
+}
+
+impl Controller {
+    fn all(cluster: &Cluster) -> Vec<Self> {
+        let columns =
+            r"--output=jsonpath={range .items[*]}{.metadata.name} {.spec.nodeName} {.status.podIP}{'\n'}{end}";
+        let selector = "--selector=app.kubernetes.io/name=mesh-controller";
+        let listing = system(cluster, &["get", "pods", selector, "--field-selector=status.phase=Running", columns]);
+        let fields = listing.lines().map(|line| line.split(' ').map(str::to_owned).collect::<Vec<_>>());
+        fields
+            .map(|fields| match <[String; 3]>::try_from(fields) {
+                Ok([name, node, address]) => Self { name, node, address },
+                Err(fields) => panic!("{fields:?}"),
+            })
+            .collect()
+    }
+
+    /// The one that holds the lease.
+    fn leader(cluster: &Cluster) -> Self {
+        let mut leader = None;
+        let found = eventually(Duration::from_secs(30), || {
+            leader = Self::all(cluster).into_iter().find(|replica| replica.name == holder(cluster));
+            leader.is_some()
+        });
+        found.unwrap();
+        leader.unwrap()
+    }
+
+    /// Seconds since it last heard the API server, as it says itself.
+    fn source_age(&self) -> f64 {
+        let address = format!("{}:{}", self.address, names::CONTROL_HEALTH_PORT).parse().unwrap();
+        admin::sum(&looks::get(address, "/metrics").unwrap(), "mesh_controller_source_age_seconds", &[])
+    }
+}
+
+/// Packets that are not let through, until it goes.
+struct Wall {
+    cluster: Cluster,
+    node: String,
+}
+
+impl Wall {
+    /// Nothing goes from a controller to the API server.
+    fn between(cluster: &Cluster, controller: &Controller) -> Self {
+        let rule = format!("ip saddr {} tcp dport 6443 drop", controller.address);
+        Self::build(cluster, &controller.node, &format!("type filter hook forward priority 0; {rule}"))
+    }
+
+    /// Nobody reaches the API server, not even on its own machine.
+    fn around_the_api_server(cluster: &Cluster) -> Self {
+        Self::build(cluster, "control-plane", "type filter hook input priority 0; tcp dport 6443 drop")
+    }
+
+    fn build(cluster: &Cluster, node: &str, chain: &str) -> Self {
+        let wall = Self { cluster: cluster.clone(), node: node.to_owned() };
+        let table = format!("table ip wall {{\n chain wall {{\n  {chain}\n }}\n}}\n");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), table).unwrap();
+        output(&mut cluster.on_node(node, &["nft", "--file", &file.path().to_string_lossy()])).unwrap();
+        wall
+    }
+}
+
+impl Drop for Wall {
+    fn drop(&mut self) {
+        let _ = self.cluster.on_node(&self.node, &["nft", "delete", "table", "ip", "wall"]).status();
+    }
+}
+
+/// At its end the mesh is installed as the other tests expect it.
+struct Defaults(Cluster);
+
+impl Drop for Defaults {
+    fn drop(&mut self) {
+        let _ = self.0.meshctl(&["install"]);
+    }
+}
+
+/// Takes one of the servers out of the Service; its name.
+fn leave_service(namespace: &Namespace) -> String {
+    let pods = namespace.kubectl(&["get", "pods", "--selector=app=web", "--output=name"]).unwrap();
+    let leaving = pods.lines().next().unwrap();
+    namespace.kubectl(&["label", "--overwrite", leaving, "app=elsewhere"]).unwrap();
+    leaving.trim_start_matches("pod/").to_owned()
+}
+
+fn scale_identity(cluster: &Cluster, replicas: u32) {
+    system(cluster, &["scale", "deployment/mesh-identity", &format!("--replicas={replicas}")]);
+}
+
+/// The pod that holds the controllers' lease. Replicas call themselves by pod and port.
+fn holder(cluster: &Cluster) -> String {
+    let holder = system(cluster, &["get", "lease", "mesh-controller", "--output=jsonpath={.spec.holderIdentity}"]);
+    holder.split(':').next().unwrap_or_default().to_owned()
+}
+
+fn are_all_with(namespace: &Namespace, controller: &Controller) -> bool {
+    let is_with =
+        |picture: &Value| picture["controller"].as_str().is_some_and(|name| name.starts_with(&controller.name));
+    pictures(namespace).iter().all(is_with)
+}
+
+/// What `proxy-status` says of every proxy that answers.
+fn pictures(namespace: &Namespace) -> Vec<Value> {
+    let said = namespace.cluster.meshctl_json(&["proxy-status", "--namespace", &namespace.name]).unwrap();
+    said.as_array().unwrap().iter().filter(|picture| picture["error"].is_null()).cloned().collect()
+}
+
+fn certificate_of_load(cluster: &Cluster) -> Value {
+    cluster.meshctl_json(&["identity", "job/load", "--namespace=partition"]).unwrap()[0].take()
+}
+
+fn system(cluster: &Cluster, arguments: &[&str]) -> String {
+    cluster.kubectl(&[&["--namespace=mesh-system"], arguments].concat()).unwrap()
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    u64::try_from(since.as_millis()).unwrap()
+}
