@@ -146,7 +146,7 @@ where
                 Some(_) => self.watch(&shared, &mut place).await,
             };
             // A list alone proves little: the watch after it may fail again and again.
-            let lasted = place.version.is_some() && began.elapsed() >= SHORTEST_WATCH;
+            let lasted = place.version.is_some() && Instant::now() - began >= SHORTEST_WATCH;
             if lasted {
                 trouble.over(self.name);
             }

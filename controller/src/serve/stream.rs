@@ -109,7 +109,7 @@ impl DiscoveryStream {
                     if let Some(Push { update, since }) = session.next_update() {
                         self.open.shared.metrics.updates.inc();
                         if let Some(since) = since {
-                            self.open.shared.metrics.push_duration.observe(since.elapsed());
+                            self.open.shared.metrics.push_duration.observe(Instant::now() - since);
                         }
                         permit.send(Ok(response(wire::discover_response::Kind::Update(update))));
                     } else if heartbeat_due {

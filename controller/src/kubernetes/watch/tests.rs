@@ -230,7 +230,7 @@ async fn a_proxy_that_has_seen_more_makes_it_look() {
     running.shared.hub.want(&Progress::of("namespaces", 40));
     let behind = Instant::now();
     assert_eq!(running.at(40).await, ["a", "b"]);
-    assert!(behind.elapsed() < BETWEEN_LISTS);
+    assert!(Instant::now() - behind < BETWEEN_LISTS);
     drop(lines);
 }
 
@@ -248,7 +248,7 @@ async fn forged_marks_cost_little_and_hide_no_true_one() {
     }
     let running = Running::start(server);
     let started = Instant::now();
-    while started.elapsed() < Duration::from_secs(3600) {
+    while Instant::now() - started < Duration::from_secs(3600) {
         // Each watch here is silent after its bookmark and ends as silent: such lists are none of a proxy's doing.
         running.shared.hub.want(&Progress::of("namespaces", u64::MAX));
         let own = running.shared.inventory.lock().position("namespaces").unwrap_or(0);
@@ -258,7 +258,11 @@ async fn forged_marks_cost_little_and_hide_no_true_one() {
             break;
         }
     }
-    assert!(started.elapsed() > Duration::from_secs(30), "each later than the one before: {:?}", started.elapsed());
+    assert!(
+        Instant::now() - started > Duration::from_secs(30),
+        "each later than the one before: {:?}",
+        Instant::now() - started
+    );
     // A true one is heard all the same: a list that brings something makes the next come soon.
     let server = running.server.clone();
     server.answers.lock().clear();
@@ -350,7 +354,7 @@ async fn a_quiet_kind_is_as_far_as_the_storage() {
     // A part of a large kind says that the storage is there, and no more.
     assert!(running.server.asked(5).await.contains("resourceVersion=30"));
     let inventory = running.shared.inventory.lock();
-    assert!(inventory.oldest_heard().elapsed() < Duration::from_secs(1));
+    assert!(Instant::now() - inventory.oldest_heard() < Duration::from_secs(1));
     assert_eq!(inventory.position("namespaces"), Some(30));
     drop(last);
 }
