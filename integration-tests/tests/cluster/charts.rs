@@ -52,7 +52,14 @@ fn helm_and_meshctl_render_the_same_objects() {
 fn helm_and_meshctl_refuse_the_same_values() {
     let cluster = Cluster::running().unwrap();
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/mesh").to_string_lossy().into_owned();
-    for wrong in ["nonsense=1", "controller.replicas=0", "controller.replicas=x", "image.tag=7", "proxy.logLevel=", "clusterName=a b"] {
+    for wrong in [
+        "nonsense=1",
+        "controller.replicas=0",
+        "controller.replicas=x",
+        "image.tag=7",
+        "proxy.logLevel=",
+        "clusterName=a b",
+    ] {
         let helm = ["template", "mesh", &chart, "--namespace=mesh-system", "--kube-version=1.34.0", "--set", wrong];
         assert!(cluster.helm(&helm).is_err(), "{wrong}");
         assert!(cluster.meshctl(&["install", "--output=yaml", "--set", wrong]).is_err(), "{wrong}");
