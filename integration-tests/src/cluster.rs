@@ -242,7 +242,7 @@ spec:
           args: [serve, --listen, \"0.0.0.0:8080\", --name, $(POD)]
           env: [{{ name: POD, valueFrom: {{ fieldRef: {{ fieldPath: metadata.name }} }} }}]
           resources: {SHARE}
-
+          readinessProbe: {{ httpGet: {{ port: 8080, path: \"/?size=1\" }}, periodSeconds: 1, timeoutSeconds: 5 }}
 "
     )
 }

@@ -106,14 +106,14 @@ fn node_of_load(shop: &Shop) -> String {
 fn echo_manifest(name: &str, inject: &str) -> String {
     let manifest = server_manifest(name, 1);
     let serve = r#"[serve, --listen, "0.0.0.0:8080", --name, $(POD)]"#;
-    let probe = r#"{ httpGet: { port: 8080, path: "/?size=1" }, periodSeconds: 1 }"#;
+    let probe = r#"{ httpGet: { port: 8080, path: "/?size=1" }, periodSeconds: 1, timeoutSeconds: 5 }"#;
     let labels = format!("    metadata: {{ labels: {{ app: {name} }} }}");
     assert!(manifest.contains(serve) && manifest.contains(probe) && manifest.contains(&labels));
     let annotated =
         format!("    metadata: {{ labels: {{ app: {name} }}, annotations: {{ meshctl.io/inject: {inject} }} }}");
     manifest
         .replace(serve, r#"[echo, "0.0.0.0:8080"]"#)
-        .replace(probe, "{ tcpSocket: { port: 8080 }, periodSeconds: 1 }")
+        .replace(probe, "{ tcpSocket: { port: 8080 }, periodSeconds: 1, timeoutSeconds: 5 }")
         .replace("name: http,", "name: tcp,")
         .replace(&labels, &annotated)
 }

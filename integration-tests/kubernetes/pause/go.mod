@@ -1,3 +1,0 @@
-module meshctl.io/integration-tests/pause
-
-go 1.24.0
