@@ -29,6 +29,11 @@ impl Cluster {
     }
 }
 
+/// Whether a pod was given a proxy.
+pub fn has_proxy(pod: &Value) -> bool {
+    pod["spec"]["initContainers"].to_string().contains("mesh-proxy")
+}
+
 impl Namespace {
     /// A list of objects as JSON.
     pub fn list(&self, kinds: &str, selector: &str) -> anyhow::Result<Vec<Value>> {

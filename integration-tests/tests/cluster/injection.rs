@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use integration_tests::cluster::looks::get;
+use integration_tests::cluster::looks::{get, has_proxy};
 use integration_tests::cluster::{Cluster, Namespace, container, deployment_manifest, server_manifest};
 use integration_tests::mesh::{admin, eventually};
 use proto::names::{self, metric};
@@ -147,7 +147,7 @@ fn pause(name: &str, annotations: &str) -> String {
 fn is_injected(namespace: &Namespace, app: &str) -> bool {
     let pods = namespace.list("pods", &format!("app={app}")).unwrap();
     assert!(!pods.is_empty(), "{app} has no pods");
-    pods.iter().all(|pod| pod["spec"]["initContainers"].to_string().contains("mesh-proxy"))
+    pods.iter().all(has_proxy)
 }
 
 /// The warnings on a Deployment's ReplicaSet.

@@ -1,6 +1,7 @@
 //! What most of these tests start from: the mesh, installed by the four commands of README into a cluster where an
 //! application already runs.
 
+use integration_tests::cluster::looks::has_proxy;
 use integration_tests::cluster::{Cluster, Namespace, server_manifest};
 use integration_tests::traffic::load::LoadReport;
 
@@ -26,12 +27,8 @@ impl Shop {
 
     /// Whether every running pod of an application has a proxy.
     pub(crate) fn is_meshed(&self, app: &str) -> bool {
-        let selector = format!("--selector=app={app}");
-        let pods = self.namespace.kubectl(&["get", "pods", &selector, "--output=json"]).unwrap();
-        let pods: serde_json::Value = serde_json::from_str(&pods).unwrap();
-        let mut staying =
-            pods["items"].as_array().unwrap().iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
-        let has_proxy = |pod: &serde_json::Value| pod["spec"]["initContainers"].to_string().contains("mesh-proxy");
+        let pods = self.namespace.list("pods", &format!("app={app}")).unwrap();
+        let mut staying = pods.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
         staying.clone().next().is_some() && staying.all(has_proxy)
     }
 
