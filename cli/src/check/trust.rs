@@ -1,5 +1,6 @@
 //! Certificates as Kubernetes objects hold them: who is the issuer, how long, and do all copies of the bundle agree?
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use identity::TrustBundle;
@@ -115,12 +116,17 @@ fn anchor_ends(anchors: &[Validity], namespaces: usize, now_ms: u64, lines: &mut
     }
 }
 
+/// What most have; of several that as many have, that of the first, so that a tie is answered alike each time.
 fn most<'b>(bundles: impl Iterator<Item = &'b TrustBundle>) -> Option<TrustBundle> {
-    let mut counts: BTreeMap<[u8; 32], (usize, &TrustBundle)> = BTreeMap::new();
+    let mut counts: Vec<(usize, &TrustBundle)> = Vec::new();
     for bundle in bundles {
-        counts.entry(*bundle.fingerprint().as_bytes()).or_insert((0, bundle)).0 += 1;
+        match counts.iter_mut().find(|(_, known)| known.fingerprint() == bundle.fingerprint()) {
+            Some((count, _)) => *count += 1,
+            None => counts.push((1, bundle)),
+        }
     }
-    counts.into_values().max_by_key(|(count, _)| *count).map(|(_, bundle)| bundle.clone())
+    let (_, bundle) = counts.into_iter().min_by_key(|(count, _)| Reverse(*count))?;
+    Some(bundle.clone())
 }
 
 /// When a certificate is valid, milliseconds since 1970.

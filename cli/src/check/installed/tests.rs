@@ -136,7 +136,7 @@ pub(in crate::check) fn well() -> Installed {
             Replica { pod: "mesh-controller-1".into(), unready: None, source_age_ms: Some(20_000), issuer: None },
             Replica { pod: "mesh-identity-1".into(), unready: None, source_age_ms: None, issuer: validity(1) },
         ],
-        bundles: Ok(vec![bundle("shop", &root), bundle("default", &root)]),
+        bundles: Ok(["shop", "default", "mesh-system"].map(|namespace| bundle(namespace, &root)).into()),
         namespaces: Ok(vec![namespace("shop"), object(json!({"metadata": {"name": "default"}}))]),
         pods: Ok(vec![pod("web-5d-1", -300, true)]),
         trial: Ok(Trial { namespace: "shop".into(), injected: true, took_ms: 12 }),
