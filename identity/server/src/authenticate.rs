@@ -21,7 +21,38 @@ pub(crate) struct Proven {
     /// Whose it is.
     pub(crate) id: SpiffeId,
     /// The pod it is bound to, where that is known.
-    pub(crate) pod: Option<String>,
+    pub(crate) pod: Option<Pod>,
+}
+
+/// A pod as the API server knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pod {
+    /// For people: pods of other namespaces may have the same.
+    pub(crate) name: String,
+    /// What no other pod has, in this namespace or another, now or later.
+    pub(crate) uid: Option<String>,
+}
+
+impl Proven {
+    /// Who asks, as no other workload is called: nobody may use up what is another's by taking its name.
+    pub(crate) fn workload(&self) -> Workload {
+        match &self.pod {
+            Some(Pod { uid: Some(uid), .. }) => Workload::Pod(uid.clone()),
+            Some(Pod { name, uid: None }) => Workload::Named(self.id.namespace().to_owned(), name.clone()),
+            None => Workload::Account(self.id.clone()),
+        }
+    }
+}
+
+/// Whose share of the certificates a request counts towards.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Workload {
+    /// A pod, by its uid.
+    Pod(String),
+    /// A pod whose uid is not known, by namespace and name.
+    Named(String, String),
+    /// All that is known is the identity.
+    Account(SpiffeId),
 }
 
 /// Why a token proves nothing.

@@ -8,13 +8,15 @@ use std::time::Instant;
 
 use controller_runtime::rate::{Rate, Rates};
 
+use crate::authenticate::Workload;
+
 /// The buckets in front of the service.
 #[derive(Debug)]
 pub(crate) struct Limits {
     all: Rate,
     /// Nobody's, where everybody dials from one machine.
     address: Option<Rates<IpAddr>>,
-    workload: Option<Rates<String>>,
+    workload: Option<Rates<Workload>>,
     offender: Rates<IpAddr>,
 }
 
@@ -47,9 +49,9 @@ impl Limits {
         own && self.all.take(now)
     }
 
-    /// Whether a workload may have a certificate: a pod, or an identity where no pod is known.
-    pub(crate) fn take_for(&self, workload: &str, now: Instant) -> bool {
-        self.workload.as_ref().is_none_or(|rates| rates.take(workload.to_owned(), now))
+    /// Whether a workload may have a certificate.
+    pub(crate) fn take_for(&self, workload: Workload, now: Instant) -> bool {
+        self.workload.as_ref().is_none_or(|rates| rates.take(workload, now))
     }
 }
 
@@ -65,9 +67,10 @@ mod tests {
         let [one, other] = ["10.0.0.1", "10.0.0.2"].map(|text| Some(text.parse::<IpAddr>().unwrap()));
         assert_eq!((0..10_000).filter(|_| limits.take(one, now)).count(), 200);
         assert!(limits.take(other, now), "what all share is not used up");
-        assert_eq!((0..100).filter(|_| limits.take_for("shop/web-1", now)).count(), 10);
-        assert!(limits.take_for("shop/web-2", now));
-        assert!(limits.take_for("shop/web-1", now + Duration::from_secs(1)));
+        let pod = |uid: &str| Workload::Pod(uid.to_owned());
+        assert_eq!((0..100).filter(|_| limits.take_for(pod("1f0e"), now)).count(), 10);
+        assert!(limits.take_for(pod("2f0e"), now));
+        assert!(limits.take_for(pod("1f0e"), now + Duration::from_secs(1)));
         let everybody = Limits::new(false, now);
         assert_eq!((0..10_000).filter(|_| everybody.take(one, now)).count(), 5000);
     }

@@ -194,16 +194,17 @@ impl Service {
         }
         let now = SystemTime::now();
         let certificate = certificate.filter(|_| self.authenticator.accepts_certificates());
-        let (Proven { id, pod }, proof) =
-            match (self.authenticator.authenticate(&request.token, now).await, certificate) {
-                (Ok(proven), _) => (proven, "token"),
-                (Err(_), Some(id)) => (Proven { id, pod: None }, "certificate"),
-                (Err(error), None) => return Err(error.into()),
-            };
+        let (proven, proof) = match (self.authenticator.authenticate(&request.token, now).await, certificate) {
+            (Ok(proven), _) => (proven, "token"),
+            (Err(_), Some(id)) => (Proven { id, pod: None }, "certificate"),
+            (Err(error), None) => return Err(error.into()),
+        };
+        let workload = proven.workload();
+        let Proven { id, pod } = proven;
         if id.trust_domain() != self.trust_domain.as_str() {
             return Err(Refusal::TrustDomain { id, trust_domain: self.trust_domain.clone() });
         }
-        if !self.limits.take_for(pod.as_deref().unwrap_or(id.as_str()), Instant::now()) {
+        if !self.limits.take_for(workload, Instant::now()) {
             return Err(Refusal::TooOften { id });
         }
         let current = self.authority.load();
@@ -216,6 +217,7 @@ impl Service {
             Err(error) => return Err(Refusal::Issue { id, error }),
         };
         let not_after = seconds(issued.not_after);
+        let pod = pod.as_ref().map(|pod| pod.name.as_str());
         tracing::info!(peer, id = id.as_str(), pod, proof, not_after, "certificate issued");
         Ok(CertifyResponse {
             chain: issued.chain.into_iter().map(|certificate| certificate.to_vec().into()).collect(),
@@ -239,3 +241,6 @@ fn token_outcome(error: &AuthenticationError) -> Outcome {
         AuthenticationError::CannotAsk(_) => Outcome::TokenUnchecked,
     }
 }
+
+#[cfg(test)]
+mod tests;

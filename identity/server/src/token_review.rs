@@ -15,7 +15,7 @@ use proto::names::TOKEN_AUDIENCE;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::authenticate::{AuthenticationError, Proven};
+use crate::authenticate::{AuthenticationError, Pod, Proven};
 
 /// Asks the API server.
 pub struct TokenReviewer {
@@ -85,12 +85,14 @@ fn judge(status: TokenReviewStatus, trust_domain: &TrustDomain) -> Result<Proven
     let id = account.and_then(|(namespace, account)| SpiffeId::new(trust_domain, namespace, account).ok());
     let id = id.ok_or(AuthenticationError::NotAServiceAccount)?;
     let extra = user.extra.unwrap_or_default();
-    let pod = extra.get(POD_NAME).and_then(|names| names.first()).cloned();
+    let first = |key: &str| extra.get(key).and_then(|values| values.first()).filter(|value| !value.is_empty()).cloned();
+    let pod = first(POD_NAME).map(|name| Pod { name, uid: first(POD_UID) });
     Ok(Proven { id, pod })
 }
 
 const ACCOUNT_PREFIX: &str = "system:serviceaccount:";
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
+const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 const OPEN_REVIEWS: usize = 64;
 /// Less than the caller waits, so that it hears the reason.
 const PATIENCE: Duration = Duration::from_secs(6);

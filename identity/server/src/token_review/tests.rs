@@ -59,7 +59,7 @@ fn reviewer(code: u16, answer: Value) -> (TokenReviewer, Arc<AtomicUsize>) {
 fn a_good_answer_names_account_and_pod() {
     let proven = judged(good()).unwrap();
     assert_eq!(proven.id.as_str(), "spiffe://cluster.local/ns/shop/sa/cart");
-    assert_eq!(proven.pod.as_deref(), Some("cart-7d4b"));
+    assert_eq!(proven.pod, Some(Pod { name: "cart-7d4b".to_owned(), uid: Some("1f0e".to_owned()) }));
     assert_eq!(judged(without("user", json!({"username": "system:serviceaccount:a:b"}))).unwrap().pod, None);
 }
 
