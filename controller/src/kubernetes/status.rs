@@ -8,7 +8,7 @@
 //! A route that changes is looked at within 100 ms, all of them at most once per second while anything else changes.
 //! Writes wait for nobody: a few are under way at a time, each for a few seconds at most.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use kube::{Client, ResourceExt};
 use resolve::Facts;
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::StreamExt;
 
@@ -54,8 +54,6 @@ pub async fn keep(client: Client, hub: Hub, mut leading: watch::Receiver<bool>, 
 struct Route {
     object: DynamicObject,
     parsed: Result<HttpRoute, String>,
-    /// A write has failed: not before then.
-    not_before: Instant,
 }
 
 /// The routes there are, and the writes that are under way.
@@ -63,11 +61,11 @@ struct Routes {
     client: Client,
     metrics: Metrics,
     known: HashMap<Name, Route>,
-    /// Those to be looked at.
-    changed: HashSet<Name>,
-    under_way: HashSet<Name>,
+    /// Those to be looked at, and not before when. What is next is found in here each time, so none is forgotten.
+    waiting: HashMap<Name, Instant>,
+    under_way: HashMap<Id, Name>,
     // Ended with this, which ends with the lease.
-    writes: JoinSet<(Name, Written)>,
+    writes: JoinSet<Written>,
 }
 
 /// What came of a write.
@@ -89,16 +87,13 @@ async fn keep_routes(client: &Client, mut worlds: Worlds, metrics: &Metrics) {
     let api = Api::<DynamicObject>::all_with(client.clone(), &kind);
     let mut events = pin!(watcher(api, watcher::Config::default()).backoff(watcher::DefaultBackoff::default()));
     let mut routes = Routes::new(client, metrics);
-    // When those that changed are looked at, and when all of them are.
-    let (mut due, mut all_due): (Option<Instant>, Option<Instant>) = (None, Some(Instant::now()));
+    // When all of them are looked at, whether they changed or not.
+    let mut all_due: Option<Instant> = Some(Instant::now());
     loop {
+        let next = routes.next_look().filter(|_| worlds.borrow().is_some());
         tokio::select! {
             event = events.next() => match event {
-                Some(Ok(event)) => {
-                    if routes.take(event) {
-                        due.get_or_insert(Instant::now() + COALESCE);
-                    }
-                }
+                Some(Ok(event)) => routes.take(event),
                 Some(Err(watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error)))
                     if is_not_found(&error) => return,
                 // The source says what is wrong with the API server.
@@ -112,19 +107,11 @@ async fn keep_routes(client: &Client, mut worlds: Worlds, metrics: &Metrics) {
                 worlds.mark_unchanged();
                 all_due.get_or_insert(Instant::now() + BETWEEN_LOOKS);
             }
-            Some(write) = routes.writes.join_next() => {
-                let Ok((name, written)) = write else { continue };
-                let again = Instant::now() + routes.written(name, written);
-                due = Some(due.map_or(again, |due| due.min(again)));
-            }
-            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                due = None;
-                routes.look(&worlds);
-            }
+            Some(ended) = routes.writes.join_next_with_id() => routes.ended(ended),
+            () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => routes.look(&worlds),
             () = sleep_until(all_due.unwrap_or_else(Instant::now)), if all_due.is_some() => {
                 all_due = None;
-                routes.changed.extend(routes.known.keys().cloned());
-                routes.look(&worlds);
+                routes.wait_all();
             }
         }
     }
@@ -136,45 +123,65 @@ impl Routes {
             client: client.clone(),
             metrics: metrics.clone(),
             known: HashMap::new(),
-            changed: HashSet::new(),
-            under_way: HashSet::new(),
+            waiting: HashMap::new(),
+            under_way: HashMap::new(),
             writes: JoinSet::new(),
         }
     }
 
-    /// Takes an event in; whether there is something to look at.
-    fn take(&mut self, event: Event<DynamicObject>) -> bool {
+    fn take(&mut self, event: Event<DynamicObject>) {
         match event {
             Event::Init => self.known.clear(),
-            Event::InitApply(object) => self.know(object),
-            Event::InitDone => return true,
+            Event::InitApply(object) => drop(self.know(object)),
+            Event::InitDone => self.wait_all(),
             Event::Apply(object) => {
-                self.know(object);
-                return true;
+                let name = self.know(object);
+                // Its own change is no matter of a write's that failed before it.
+                let soon = Instant::now() + COALESCE;
+                self.waiting.entry(name).and_modify(|when| *when = soon.min(*when)).or_insert(soon);
             }
             Event::Delete(object) => drop(self.known.remove(&name_of(&object))),
         }
-        false
     }
 
-    fn know(&mut self, object: DynamicObject) {
+    fn know(&mut self, object: DynamicObject) -> Name {
         let name = name_of(&object);
-        self.changed.insert(name.clone());
-        self.known.insert(name, Route { parsed: http_route_of(&object), object, not_before: Instant::now() });
+        self.known.insert(name.clone(), Route { parsed: http_route_of(&object), object });
+        name
     }
 
-    /// Looks at the routes that changed, and writes what is not as it should be.
+    /// All are to be looked at; those whose write failed, when it may be tried again.
+    fn wait_all(&mut self) {
+        let now = Instant::now();
+        for name in self.known.keys() {
+            self.waiting.entry(name.clone()).or_insert(now);
+        }
+    }
+
+    /// When there is something to look at; `None` while no more can be written.
+    fn next_look(&self) -> Option<Instant> {
+        if self.writes.len() >= MOST_WRITES {
+            return None;
+        }
+        let waiting = self.waiting.iter().filter(|(name, _)| !self.is_under_way(name));
+        waiting.map(|(_, when)| *when).min()
+    }
+
+    fn is_under_way(&self, name: &Name) -> bool {
+        self.under_way.values().any(|other| other == name)
+    }
+
+    /// Looks at the routes whose time has come, and writes what is not as it should be.
     fn look(&mut self, worlds: &Worlds) {
         let Some(world) = worlds.borrow().clone() else { return };
-        let now = now();
-        for name in std::mem::take(&mut self.changed) {
-            let waits = self.known.get(&name).is_some_and(|route| route.not_before > Instant::now());
-            // After every write we look again.
-            if waits || self.under_way.contains(&name) || self.writes.len() >= MOST_WRITES {
-                self.changed.insert(name);
-            } else {
-                self.write(name, world.facts(), &now);
+        let (time, now) = (now(), Instant::now());
+        let due = self.waiting.iter().filter(|(name, when)| **when <= now && !self.is_under_way(name));
+        for name in due.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            if self.writes.len() >= MOST_WRITES {
+                return;
             }
+            self.waiting.remove(&name);
+            self.write(name, world.facts(), &time);
         }
     }
 
@@ -183,22 +190,23 @@ impl Routes {
         let Some(parents) = parents(&route.object, route.parsed.as_ref(), facts, now) else { return };
         let patch = patch(&route.object, &parents);
         let api = Api::<DynamicObject>::namespaced_with(self.client.clone(), &name.0, &kind::<crd::GatewayRoute>());
-        self.under_way.insert(name.clone());
-        self.writes.spawn(async move {
+        let route = name.1.clone();
+        let write = self.writes.spawn(async move {
             let (parameters, patch) = (PatchParams::default(), Patch::Merge(patch));
-            let written = match timeout(PATIENCE, api.patch_status(&name.1, &parameters, &patch)).await {
+            match timeout(PATIENCE, api.patch_status(&route, &parameters, &patch)).await {
                 Ok(Ok(object)) => Written::Done(Box::new(object)),
                 Ok(Err(error)) if is_conflict(&error) || is_not_found(&error) => Written::Refused,
                 Ok(Err(error)) => Written::Failed(describe(&error)),
                 Err(_) => Written::Failed("the API server took too long to answer".to_owned()),
-            };
-            (name, written)
+            }
         });
+        self.under_way.insert(write.id(), name);
     }
 
-    /// Takes note of a write's end; when to look again.
-    fn written(&mut self, name: Name, written: Written) -> Duration {
-        self.under_way.remove(&name);
+    /// Takes note of a write's end, be it that it panicked.
+    fn ended(&mut self, ended: Result<(Id, Written), JoinError>) {
+        let (id, written) = ended.unwrap_or_else(|error| (error.id(), Written::Failed(error.to_string())));
+        let Some(name) = self.under_way.remove(&id) else { return };
         match written {
             Written::Done(object) => {
                 self.metrics.status_writes.inc();
@@ -213,14 +221,10 @@ impl Routes {
             Written::Refused => {}
             Written::Failed(error) => {
                 tracing::warn!(namespace = name.0, name = name.1, error, "the route's status cannot be written");
-                if let Some(route) = self.known.get_mut(&name) {
-                    route.not_before = Instant::now() + RETRY;
-                    self.changed.insert(name);
-                }
-                return RETRY;
+                // One that has changed meanwhile waits for less.
+                self.waiting.entry(name).or_insert(Instant::now() + RETRY);
             }
         }
-        Duration::ZERO
     }
 }
 
