@@ -73,6 +73,9 @@ pub enum Command {
     /// Is the mesh well? One line per check, with a hint beside each that fails
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArgs),
+    /// What is wrong, or without effect, in manifests or in a cluster: routes, Services, annotations, the mesh's own kinds
+    #[command(after_help = crate::analyze::EXAMPLES)]
+    Analyze(crate::analyze::AnalyzeArgs),
     /// Success rate, requests per second, latency and mTLS share of every workload
     #[command(after_help = STAT_EXAMPLES)]
     Stat(StatArgs),

@@ -150,15 +150,19 @@ fn apply(object: &mut Value, wish: Wish<'_>, fates: &mut Vec<Fate>) {
 
 /// What holds the metadata of a kind's pods, or of the namespace they inherit from.
 fn template<'a>(kind: &str, object: &'a mut Value) -> Option<&'a mut Value> {
-    let path = match kind {
+    object.pointer_mut(template_path(kind)?).filter(|template| template.is_object())
+}
+
+/// Where that is, as a JSON pointer.
+pub(crate) fn template_path(kind: &str) -> Option<&'static str> {
+    Some(match kind {
         "Pod" | "Namespace" => "",
         "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "ReplicationController" | "Job" | "Rollout" => {
             "/spec/template"
         }
         "CronJob" => "/spec/jobTemplate/spec/template",
         _ => return None,
-    };
-    object.pointer_mut(path).filter(|template| template.is_object())
+    })
 }
 
 /// Puts the wish into the annotation, and says whether that changed anything. A label of the same name would be a second

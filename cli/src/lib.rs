@@ -12,11 +12,13 @@
 //! - [`exposition`] reads Prometheus text, [`traffic`] turns two scrapes into rates, success, quantiles and mTLS share.
 //! - [`stat`], [`edges`], [`certificates`], [`proxy_status`], [`version`] and [`check`] are the commands: each gathers, decides
 //!   with a pure function, and prints. [`target`] is what they let people name.
+//! - [`analyze`] says what is wrong with manifests, or with what is in a cluster.
 //! - [`kubernetes`] connects to a cluster, and holds the rule of what a command looks at: a demo or a cluster.
 //! - [`charts`] renders the Helm charts, and [`install`] brings what they say into a cluster and out of it;
 //!   [`inject`] puts the word for a proxy into manifests.
 //! - [`demo`] runs a whole mesh on this machine, in network namespaces of its own.
 
+pub mod analyze;
 pub mod args;
 pub mod certificates;
 pub mod charts;

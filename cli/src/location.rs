@@ -155,6 +155,8 @@ pub const LOCK_FILE: &str = "lock";
 pub const STATE_FILE: &str = "state.json";
 /// One directory per proxy, with its admin socket.
 pub const PROXIES: &str = "proxies";
+/// Directory of the manifests.
+pub const MANIFESTS: &str = "manifests";
 /// Name of the admin socket in a proxy's directory.
 pub const ADMIN_SOCKET: &str = "admin.sock";
 

@@ -14,7 +14,7 @@ use crate::stat::{Question, QuestionError};
 use crate::target::Target;
 use crate::transport::port_forward::PortForward;
 use crate::transport::unix_socket::UnixSockets;
-use crate::{certificates, check, demo, edges, inject, install, location, proxy_status, stat, version};
+use crate::{analyze, certificates, check, demo, edges, inject, install, location, proxy_status, stat, version};
 
 /// Runs the program: 0 when all is well, 1 when something is not, 2 when the command line makes no sense.
 pub fn main() -> ExitCode {
@@ -37,6 +37,9 @@ pub fn main() -> ExitCode {
         Command::Inject(_) => inject::run(Wish::Enabled),
         Command::Uninject => inject::run(Wish::Nothing),
         Command::Completion { shell } => completion(*shell),
+        Command::Analyze(analyze) if !analyze.filename.is_empty() => {
+            args.format().and_then(|format| analyze::run_on_files(analyze, format))
+        }
         Command::Version(version) if version.client => args.format().and_then(version::client),
         _ => runtime().and_then(|runtime| runtime.block_on(ask(&args))),
     };
@@ -135,6 +138,9 @@ fn demo(args: &Args) -> anyhow::Result<UnixSockets> {
 async fn ask_demo(args: &Args) -> anyhow::Result<()> {
     let transport = demo(args)?;
     match &args.command {
+        Command::Analyze(analyze) => {
+            analyze::run_on_demo(&location::find(args.demo_dir.as_deref())?, analyze, args.format()?)
+        }
         Command::Stat(stat) => {
             let question = Question::new(stat, stat.scope.namespace.as_deref())?;
             stat::run(&transport, &question, stat, args.format()?).await
@@ -157,6 +163,9 @@ async fn ask_cluster(args: &Args, no_demo: Option<LocationError>) -> anyhow::Res
     let way = |namespace: Option<&str>| PortForward::new(cluster.client.clone(), namespace.map(str::to_owned));
     let usual = cluster.namespace.as_str();
     match &args.command {
+        Command::Analyze(analyze) => {
+            analyze::run_on_cluster(&cluster, namespace(&analyze.scope, None, usual), args.format()?).await
+        }
         Command::Stat(stat) => {
             let question = Question::new(stat, namespace(&stat.scope, None, usual))?;
             let (callers, own) = (way(question.scope()), way(question.namespace.as_deref()));

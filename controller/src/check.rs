@@ -3,8 +3,6 @@
 use std::fmt;
 use std::path::Path;
 
-use crd::Object;
-
 use crate::directory::picture::Picture;
 use crate::directory::{DirectoryError, DirectoryReader};
 
@@ -63,62 +61,11 @@ fn warnings(picture: &Picture, facts: &resolve::Facts) -> Vec<String> {
         warnings.push(format!("{file}:{}: nobody reads the field {}: it has no effect", unknown.line, unknown.field));
     }
     for (file, line, object) in picture.located() {
-        let mut warn = |problem: String| warnings.push(format!("{file}:{line}: {}: {problem}", object.id()));
-        match &**object {
-            Object::HttpRoute(route) => route_warnings(route, facts, &mut warn),
-            Object::Service(service) if !service.selector.is_empty() => {
-                for port in &service.ports {
-                    let id = policy::ServicePort::new(&service.metadata.namespace, &service.metadata.name, port.port);
-                    let mesh = resolve::Mesh {
-                        trust_domain: String::new(),
-                        cluster: String::new(),
-                        cluster_networks: Vec::new(),
-                    };
-                    let found = resolve::endpoints(facts, &mesh, &id, &resolve::Audience::Everybody);
-                    if found.is_none_or(|endpoints| endpoints.list.is_empty()) {
-                        warn(format!("port {} has no endpoint; see its selector and targetPort", port.port));
-                    }
-                }
-            }
-            _ => {}
+        for finding in resolve::findings::of_object(facts, object) {
+            warnings.push(format!("{file}:{line}: {}: {}", object.id(), finding.problem));
         }
     }
     warnings
-}
-
-fn route_warnings(route: &crd::HttpRoute, facts: &resolve::Facts, warn: &mut impl FnMut(String)) {
-    if route.parents.is_empty() {
-        warn("no parentRef names a Service (group \"\", kind Service), so the mesh does not use it".to_owned());
-    }
-    for parent in &route.parents {
-        let name = format!("{}/{}", parent.namespace, parent.name);
-        if parent.namespace != route.metadata.namespace {
-            warn(format!("the parent {name} is in another namespace; only routes of the Service's own are in force"));
-        }
-        match (facts.service(&parent.namespace, &parent.name), parent.port) {
-            (None, _) => warn(format!("there is no Service {name} to attach to")),
-            (Some(service), Some(port)) if !service.ports.iter().any(|it| it.port == port) => {
-                warn(format!("the Service {name} has no port {port} to attach to"));
-            }
-            _ => {}
-        }
-    }
-    for rule in &route.rules {
-        if let Some(filter) = &rule.unsupported {
-            warn(format!("the filter {filter} is not supported; requests of its rule get 500"));
-        }
-        for backend in rule.backends.iter().flatten() {
-            match &backend.service {
-                None => warn("a backendRef is no Service or has no port; its share of requests gets 500".to_owned()),
-                Some(id) => {
-                    let service = facts.service(&id.namespace, &id.name);
-                    if !service.is_some_and(|service| service.ports.iter().any(|port| port.port == id.port)) {
-                        warn(format!("there is no Service port {id}; its share of requests gets 500"));
-                    }
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@ use proto::bootstrap::{Upstream, spiffe_id};
 use proto::names;
 use tokio::process::Command;
 
+use crate::location::MANIFESTS;
+
 use super::directory::{Directory, own};
 use super::pod::{PodSpec, ProcessSpec};
 use super::programs::{CONTROLLER, IDENTITY, Programs};
@@ -129,5 +131,3 @@ pub(super) const IDENTITY_POD: &str = "identity";
 pub(super) const CONTROLLER_POD: &str = "controller";
 /// Name of the cluster, in labels.
 pub(super) const CLUSTER: &str = "demo";
-/// Directory of the manifests.
-pub(super) const MANIFESTS: &str = "manifests";

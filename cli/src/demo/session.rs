@@ -12,11 +12,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, interval, interval_at};
 
 use crate::args::DemoArgs;
-use crate::location::{ADMIN_SOCKET, PROXIES, PodState};
+use crate::location::{ADMIN_SOCKET, MANIFESTS, PROXIES, PodState};
 use crate::output;
 
 use super::app::{self, AppSpec, CallSpec};
-use super::control_plane::{CLUSTER, CONTROLLER_POD, ControlPlane, IDENTITY_POD, MANIFESTS, upstream};
+use super::control_plane::{CLUSTER, CONTROLLER_POD, ControlPlane, IDENTITY_POD, upstream};
 use super::directory::{BOUND_PROGRAMS, Directory};
 use super::manifest_check::ManifestCheck;
 use super::manifests;

@@ -70,6 +70,16 @@ impl Invalid {
     pub fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self { field: field.into(), problem: problem.into() }
     }
+
+    /// Path of the field from the object's root.
+    pub fn field(&self) -> &str {
+        &self.field
+    }
+
+    /// What is wrong with it.
+    pub fn problem(&self) -> &str {
+        &self.problem
+    }
 }
 
 impl fmt::Display for Invalid {
@@ -138,9 +148,13 @@ pub fn unknown_fields(document: Document<'_>) -> Vec<UnknownField> {
         Some(Known::ExternalWorkload) => unread::<ExternalWorkload>(document),
         None => Vec::new(),
     };
-    let line =
-        |field: &str| locate(document.text, field).map_or_else(|| first_content(document), |at| document.line + at);
-    fields.into_iter().map(|field| UnknownField { line: line(&field), field }).collect()
+    fields.into_iter().map(|field| UnknownField { line: line_of(document, &field), field }).collect()
+}
+
+/// Line in the file of a field, such as `spec.rules[0].matches`; of its nearest ancestor, or the object, where the field
+/// is not written in a line of its own.
+pub fn line_of(document: Document<'_>, field: &str) -> usize {
+    locate(document.text, field).map_or_else(|| first_content(document), |at| document.line + at)
 }
 
 fn unread<T: DeserializeOwned>(document: Document<'_>) -> Vec<String> {
@@ -210,11 +224,8 @@ impl Known {
                 external_workload::workload(&typed::<ExternalWorkload>(document)?).map(Object::Workload)
             }
         };
-        object.map_err(|invalid| ManifestError {
-            line: locate(document.text, &invalid.field)
-                .map_or_else(|| first_content(document), |at| document.line + at),
-            problem: invalid.to_string(),
-        })
+        object
+            .map_err(|invalid| ManifestError { line: line_of(document, &invalid.field), problem: invalid.to_string() })
     }
 }
 

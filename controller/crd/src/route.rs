@@ -29,6 +29,30 @@ pub fn http_route(object: &GatewayRoute) -> Result<HttpRoute, Invalid> {
     Ok(HttpRoute { rules: rules.collect::<Result<_, _>>()?, parents, metadata })
 }
 
+/// What a route says that nobody follows, though it can be read and names only what is there.
+pub fn without_effect(object: &GatewayRoute) -> Vec<Invalid> {
+    let mut found = Vec::new();
+    let is_ours = |parent: &&HttpRouteParentRefs| matches!(parent_service("", parent, ""), Ok(Some(_)) | Err(_));
+    let parents = object.spec.parent_refs.as_deref().unwrap_or_default();
+    for (index, parent) in parents.iter().enumerate() {
+        let field = format!("spec.parentRefs[{index}]");
+        if is_ours(&parent) && parent.section_name.as_deref().is_some_and(|name| !name.is_empty()) {
+            let problem = "cannot be followed: Services have no sections; write port instead";
+            found.push(Invalid::new(format!("{field}.sectionName"), problem));
+        } else if !is_ours(&parent) && parent.kind.as_deref().is_some_and(|kind| kind.eq_ignore_ascii_case("service")) {
+            let problem = "is no Service of the mesh: write kind: Service with group: \"\" (without group it is one of Gateway API's)";
+            found.push(Invalid::new(field, problem));
+        }
+    }
+    let only_ours = !parents.is_empty() && parents.iter().all(|parent| is_ours(&parent));
+    if only_ours && object.spec.hostnames.as_ref().is_some_and(|names| !names.is_empty()) {
+        let problem =
+            "has no effect on a route of a Service (GEP-1294): every request to the Service is matched; leave it out";
+        found.push(Invalid::new("spec.hostnames", problem));
+    }
+    found
+}
+
 fn parent_service(
     field: &str,
     parent: &HttpRouteParentRefs,

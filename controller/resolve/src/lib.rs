@@ -8,7 +8,7 @@
 //!
 //! The same facts always make the same value, sorted, so that values can be compared by their hash. `None` means that
 //! the key names nothing. The controller serves these values, and `meshctl` explains them offline. [`audience`] says whom
-//! a value is for: everybody, as a rule.
+//! a value is for: everybody, as a rule. [`findings`] says what is odd about the facts themselves.
 //!
 //! # Services, field by field
 //!
@@ -38,6 +38,7 @@
 pub mod audience;
 pub mod endpoints;
 pub mod facts;
+pub mod findings;
 pub mod inbound;
 pub mod outbound;
 mod ports;
@@ -47,6 +48,7 @@ pub mod routes;
 pub use audience::Audience;
 pub use endpoints::endpoints;
 pub use facts::{Facts, Mesh};
+pub use findings::{Finding, Weight};
 pub use inbound::{Caller, inbound};
 pub use outbound::outbound;
 

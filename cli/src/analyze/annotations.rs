@@ -1,0 +1,263 @@
+//! What annotations of ours say, on pods, on what pods are made from, and on namespaces.
+//!
+//! The injector's own functions read them. A word or a setting of a namespace is told once, at the namespace, and not again
+//! for each of its pods.
+
+use std::collections::BTreeMap;
+
+use injector::decision::{On, Skipped};
+use injector::settings::InvalidSetting;
+use injector::{Config, Decision, Outcome, Settings, decide, inject};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use proto::names;
+use serde_json::Value;
+
+use super::source::Source;
+use super::{Finding, Severity};
+use crate::inject::template_path;
+
+/// What annotations are judged with.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// What the mesh injects with.
+    pub config: &'a Config,
+    /// Namespaces that are known, by name.
+    pub namespaces: &'a BTreeMap<String, ObjectMeta>,
+}
+
+/// What is wrong with the annotations of one object.
+pub fn judge(source: &Source, context: &Context<'_>) -> Vec<Finding> {
+    if source.kind() == "Namespace" {
+        return of_namespace(source, context);
+    }
+    // A pod that something made is judged where it was made from.
+    let made = source.object["metadata"]["ownerReferences"].as_array().is_some_and(|owners| !owners.is_empty());
+    match template_path(source.kind()).filter(|_| !made) {
+        Some(path) => {
+            let mut found = if path.is_empty() { Vec::new() } else { misplaced(source, Some(path)) };
+            found.extend(of_template(source, path, context));
+            found
+        }
+        None if made => Vec::new(),
+        None if READ_KINDS.contains(&source.kind()) => misplaced(source, None),
+        None => Vec::new(),
+    }
+}
+
+fn of_namespace(source: &Source, context: &Context<'_>) -> Vec<Finding> {
+    let Ok(metadata) = serde_json::from_value::<ObjectMeta>(source.object["metadata"].clone()) else {
+        return vec![source.finding(Severity::Error, "metadata", "cannot be read as the metadata of an object")];
+    };
+    let mut found = keys(source, "metadata", &metadata);
+    match decide(&Pod::default(), &metadata) {
+        Decision::Skip(skipped @ Skipped::Invalid(_)) => {
+            let problem = format!("{skipped}, so its pods start without a proxy");
+            found.push(source.finding(Severity::Error, "metadata.annotations", problem));
+        }
+        Decision::Skip(skipped @ Skipped::SystemNamespace) if settings(&metadata).next().is_some() => {
+            found.push(source.finding(Severity::Warning, "metadata.annotations", format!("no effect: {skipped}")));
+        }
+        _ => {}
+    }
+    for invalid in invalid_settings(&ObjectMeta::default(), &metadata, context.config) {
+        let problem = format!("{}; pods without a setting of their own start without a proxy", invalid.problem);
+        found.push(source.of_key(Severity::Error, "metadata.annotations", invalid.key, problem));
+    }
+    found
+}
+
+/// Annotations where nobody looks for them.
+fn misplaced(source: &Source, template: Option<&str>) -> Vec<Finding> {
+    let annotations = source.object["metadata"]["annotations"].as_object().into_iter().flatten();
+    let ours =
+        annotations.map(|(key, _)| key).filter(|key| key.starts_with(PREFIX) && !WRITTEN.contains(&key.as_str()));
+    let kind = source.kind();
+    ours.map(|key| {
+        let problem = match template {
+            Some(path) => {
+                let place = format!("{}.metadata.annotations", path.trim_start_matches('/').replace('/', "."));
+                format!("has no effect on the {kind} itself; write it at {place}, or on the Namespace for all of its pods")
+            }
+            None => format!(
+                "has no effect on a {kind}; write it on what its pods are made from (spec.template.metadata.annotations), \
+                 or on their Namespace"
+            ),
+        };
+        source.of_key(Severity::Warning, "metadata.annotations", key, problem)
+    })
+    .collect()
+}
+
+fn of_template(source: &Source, path: &str, context: &Context<'_>) -> Vec<Finding> {
+    let Some(template) = source.object.pointer(path).filter(|template| template.is_object()) else {
+        return Vec::new();
+    };
+    let root = path.trim_start_matches('/').replace('/', ".");
+    let root = if root.is_empty() { root } else { format!("{root}.") };
+    let mut pod: Pod = match serde_json::from_value(without_kind(template)) {
+        Ok(pod) => pod,
+        Err(error) => {
+            return vec![source.finding(Severity::Error, root.trim_end_matches('.'), format!("no pod: {error}"))];
+        }
+    };
+    let map = format!("{root}metadata.annotations");
+    let mut found = keys(source, &format!("{root}metadata"), &pod.metadata);
+    let namespace = context.namespaces.get(source.namespace());
+    let unknown = ObjectMeta { name: Some(source.namespace().to_owned()), ..ObjectMeta::default() };
+    for invalid in invalid_settings(&pod.metadata, namespace.unwrap_or(&unknown), context.config) {
+        if invalid.on == On::Pod {
+            // Values that can be used are needed below, where the rest is judged.
+            pod.metadata.annotations.as_mut().map(|map| map.remove(invalid.key));
+            let problem = format!("{}; the pod starts without a proxy", invalid.problem);
+            found.push(source.of_key(Severity::Error, &map, invalid.key, problem));
+        }
+    }
+    let mut say = |severity, problem: String| found.push(source.finding(severity, &map, problem));
+    match inject(&pod, namespace.unwrap_or(&unknown), context.config, None) {
+        Outcome::Injected(injection) => injection.notes.into_iter().for_each(|note| say(Severity::Warning, note)),
+        Outcome::Skipped(Skipped::Setting(_)) => {}
+        Outcome::Skipped(Skipped::Invalid(word)) if word.on == On::Namespace => {}
+        // Agents on the node's network are in every namespace: only where the pod itself asks does it matter.
+        Outcome::Skipped(Skipped::HostNetwork) if asks(&pod.metadata) => {
+            say(Severity::Error, format!("no proxy, though it asks for one: {}", Skipped::HostNetwork));
+        }
+        Outcome::Skipped(Skipped::HostNetwork) => {}
+        Outcome::Skipped(skipped) if skipped.is_surprising() => say(Severity::Error, format!("no proxy: {skipped}")),
+        Outcome::Skipped(Skipped::NotAskedFor) if namespace.is_none() => {}
+        Outcome::Skipped(skipped @ (Skipped::NotAskedFor | Skipped::Disabled(_) | Skipped::SystemNamespace)) => {
+            let settings: Vec<&str> = settings(&pod.metadata).collect();
+            if !settings.is_empty() {
+                let problem = format!("{} no effect, because there is no proxy: {skipped}", have(&settings));
+                say(Severity::Warning, problem);
+            }
+        }
+        Outcome::Skipped(_) => {}
+    }
+    found
+}
+
+/// Keys that look like ours and are read by nobody.
+fn keys(source: &Source, metadata_path: &str, metadata: &ObjectMeta) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for (place, map) in [("annotations", &metadata.annotations), ("labels", &metadata.labels)] {
+        let ours = map.iter().flatten().map(|(key, _)| key.as_str()).filter(|key| key.starts_with(PREFIX));
+        for key in ours.filter(|key| !WRITTEN.contains(key)) {
+            let problem = match (KEYS.contains(&key), place) {
+                (true, "labels") if key != names::INJECT => {
+                    "no effect as a label: write it as an annotation".to_owned()
+                }
+                (true, _) => continue,
+                (false, _) => match nearest(key) {
+                    Some(meant) => format!("no effect: the mesh does not know it; is {meant} meant?"),
+                    None => "no effect: the mesh does not know it; see the table of annotations in README".to_owned(),
+                },
+            };
+            found.push(source.of_key(Severity::Warning, &format!("{metadata_path}.{place}"), key, problem));
+        }
+    }
+    found
+}
+
+/// All settings that cannot be used: the injector stops at the first.
+fn invalid_settings(pod: &ObjectMeta, namespace: &ObjectMeta, config: &Config) -> Vec<InvalidSetting> {
+    let (mut pod, mut namespace) = (pod.clone(), namespace.clone());
+    let mut found = Vec::new();
+    while found.len() < KEYS.len() * 2
+        && let Err(invalid) = Settings::read(&pod, &namespace, config)
+    {
+        let metadata = if invalid.on == On::Pod { &mut pod } else { &mut namespace };
+        metadata.annotations.as_mut().map(|map| map.remove(invalid.key));
+        found.push(invalid);
+    }
+    found
+}
+
+fn settings(metadata: &ObjectMeta) -> impl Iterator<Item = &str> {
+    let written = metadata.annotations.iter().flatten().map(|(key, _)| key.as_str());
+    written.filter(|key| KEYS.contains(key) && *key != names::INJECT)
+}
+
+fn asks(metadata: &ObjectMeta) -> bool {
+    let pod = Pod { metadata: metadata.clone(), ..Pod::default() };
+    matches!(decide(&pod, &ObjectMeta::default()), Decision::Inject(_))
+}
+
+fn have(keys: &[&str]) -> String {
+    let verb = if keys.len() == 1 { "has" } else { "have" };
+    format!("{} {verb}", keys.join(", "))
+}
+
+/// A Pod has the same two fields as a template, and two more.
+fn without_kind(template: &Value) -> Value {
+    serde_json::json!({ "metadata": template["metadata"], "spec": template["spec"] })
+}
+
+/// The key that one is mistyped from, if it is.
+fn nearest(key: &str) -> Option<&'static str> {
+    let distances = KEYS.iter().map(|known| (distance(key, known), *known));
+    distances.min().filter(|(distance, _)| *distance <= MISTYPED).map(|(_, known)| known)
+}
+
+/// How many letters have to be put in, taken out or changed (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, left) in a.bytes().enumerate() {
+        let mut corner = row[0];
+        row[0] = i + 1;
+        for (j, right) in b.bytes().enumerate() {
+            let change = corner + usize::from(left != right);
+            corner = row[j + 1];
+            row[j + 1] = change.min(row[j] + 1).min(corner + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// Annotations that people may write.
+pub const KEYS: [&str; 14] = [
+    names::INJECT,
+    names::SKIP_INBOUND_PORTS,
+    names::SKIP_OUTBOUND_PORTS,
+    names::SKIP_OUTBOUND_SUBNETS,
+    names::OPAQUE_PORTS,
+    names::LOOPBACK_PORTS,
+    names::PROXY_CPU_REQUEST,
+    names::PROXY_CPU_LIMIT,
+    names::PROXY_MEMORY_REQUEST,
+    names::PROXY_MEMORY_LIMIT,
+    names::PROXY_LOG_LEVEL,
+    names::PROXY_IMAGE_OVERRIDE,
+    names::PROXY_WORKERS,
+    names::DRAIN_DELAY,
+];
+/// Those the mesh writes.
+const WRITTEN: [&str; 2] = [names::INJECT_MIRRORED, names::PROXY_VERSION];
+const PREFIX: &str = "meshctl.io/";
+/// Kinds without pods on which people look for annotations of a mesh.
+const READ_KINDS: [&str; 4] = ["Service", "HTTPRoute", "ExternalWorkload", "ServiceAccount"];
+const MISTYPED: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_annotation_is_known() {
+        let source = include_str!("../../../proto/src/names.rs");
+        let quoted = source.split('"').skip(1).step_by(2).filter(|text| text.starts_with(PREFIX));
+        let mut known: Vec<&str> = quoted.filter(|name| !WRITTEN.contains(name)).collect();
+        let mut listed = KEYS;
+        known.sort_unstable();
+        listed.sort_unstable();
+        assert_eq!(known, listed);
+    }
+
+    #[test]
+    fn mistyped_keys_find_what_was_meant() {
+        assert_eq!(nearest("meshctl.io/skip-outbound-port"), Some(names::SKIP_OUTBOUND_PORTS));
+        assert_eq!(nearest("meshctl.io/injct"), Some(names::INJECT));
+        assert_eq!(nearest("meshctl.io/something-else-entirely"), None);
+        assert_eq!((distance("", "abc"), distance("abc", "abc"), distance("kitten", "sitting")), (3, 0, 3));
+    }
+}

@@ -1,0 +1,211 @@
+//! [`Source`]: one object as it was written, and where each of its fields stands.
+
+use crd::manifest::{self, Document, documents, line_of};
+use serde_json::Value;
+
+use super::{Finding, Severity};
+
+/// A file, or what came by standard input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Input {
+    /// Its name, for messages.
+    pub file: String,
+    /// What it holds, or why that is not known.
+    pub text: Result<String, String>,
+}
+
+/// One object.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Source {
+    /// Where it is written.
+    pub place: Place,
+    /// The object.
+    pub object: Value,
+}
+
+/// Where an object is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In a cluster.
+    Cluster,
+    /// A document of a file.
+    Document {
+        /// The file.
+        file: String,
+        /// Line of the document's first line.
+        line: usize,
+        /// Its text.
+        text: String,
+    },
+    /// An item of a `List`.
+    Item {
+        /// The file.
+        file: String,
+        /// Line the item begins at.
+        line: usize,
+    },
+}
+
+impl Source {
+    /// An object of a cluster.
+    pub fn of_cluster(object: Value) -> Self {
+        Self { place: Place::Cluster, object }
+    }
+
+    /// What kind of object it is.
+    pub fn kind(&self) -> &str {
+        self.object["kind"].as_str().unwrap_or_default()
+    }
+
+    /// Group and version of its kind.
+    pub fn api_version(&self) -> &str {
+        self.object["apiVersion"].as_str().unwrap_or_default()
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.object["metadata"]["name"].as_str().unwrap_or_default()
+    }
+
+    /// Its namespace: `default` where none is written, empty for a Namespace.
+    pub fn namespace(&self) -> &str {
+        match self.object["metadata"]["namespace"].as_str().filter(|namespace| !namespace.is_empty()) {
+            _ if self.kind() == "Namespace" => "",
+            Some(namespace) => namespace,
+            None => "default",
+        }
+    }
+
+    /// Something to say of one of its fields.
+    pub fn finding(&self, severity: Severity, field: &str, problem: impl Into<String>) -> Finding {
+        self.finding_at(severity, field, self.line(field), problem)
+    }
+
+    /// Something to say of an annotation or label, the keys of which have dots in them.
+    pub fn of_key(&self, severity: Severity, map: &str, key: &str, problem: impl Into<String>) -> Finding {
+        let field = format!("{map}[{key}]");
+        self.finding_at(severity, &field, self.line_of_key(map, key), problem)
+    }
+
+    /// What the mesh reads it as; of another kind, nothing. Else the line, and what is wrong.
+    pub fn parsed(&self) -> Result<Option<crd::Object>, (Option<usize>, String)> {
+        let text;
+        let document = match &self.place {
+            Place::Document { line, text, .. } => Document { line: *line, text },
+            Place::Cluster | Place::Item { .. } => {
+                text = self.object.to_string();
+                Document { line: 1, text: &text }
+            }
+        };
+        let is_exact = matches!(self.place, Place::Document { .. });
+        let read = manifest::parse(document)
+            .map_err(|error| (if is_exact { Some(error.line) } else { self.line("") }, error.problem))?;
+        let mut objects = read.into_iter().filter_map(|parsed| match parsed {
+            crd::Parsed::Object(object, _) => Some(*object),
+            crd::Parsed::Ignored { .. } => None,
+        });
+        Ok(objects.next())
+    }
+
+    /// Fields nobody reads. The API server has dropped them from what is in a cluster.
+    pub fn unknown_fields(&self) -> Vec<String> {
+        let text;
+        let document = match &self.place {
+            Place::Cluster => return Vec::new(),
+            Place::Document { line, text, .. } => Document { line: *line, text },
+            Place::Item { .. } => {
+                text = self.object.to_string();
+                Document { line: 1, text: &text }
+            }
+        };
+        manifest::unknown_fields(document).into_iter().map(|unknown| unknown.field).collect()
+    }
+
+    fn finding_at(&self, severity: Severity, field: &str, line: Option<usize>, problem: impl Into<String>) -> Finding {
+        let file = match &self.place {
+            Place::Cluster => None,
+            Place::Document { file, .. } | Place::Item { file, .. } => Some(file.clone()),
+        };
+        Finding {
+            severity,
+            file,
+            line,
+            kind: self.kind().to_owned(),
+            namespace: self.namespace().to_owned(),
+            name: self.name().to_owned(),
+            field: field.to_owned(),
+            problem: problem.into(),
+        }
+    }
+
+    /// Line of a field; empty: of the object.
+    pub fn line(&self, field: &str) -> Option<usize> {
+        match &self.place {
+            Place::Cluster => None,
+            Place::Document { line, text, .. } => Some(line_of(Document { line: *line, text }, field)),
+            Place::Item { line, .. } => Some(*line),
+        }
+    }
+
+    fn line_of_key(&self, map: &str, key: &str) -> Option<usize> {
+        let of_map = self.line(map)?;
+        let Place::Document { line, text, .. } = &self.place else { return Some(of_map) };
+        let below = text.lines().enumerate().skip(of_map - line);
+        Some(below.into_iter().find(|(_, text)| text.contains(key)).map_or(of_map, |(index, _)| line + index))
+    }
+}
+
+/// The objects of a file; what is none of them is [`unreadable`].
+pub fn split(input: &Input) -> Vec<Source> {
+    let Ok(text) = &input.text else { return Vec::new() };
+    let mut sources = Vec::new();
+    for document in documents(text) {
+        let Ok(object) = serde_yaml_ng::from_str::<Value>(document.text) else { continue };
+        let is_list = object["kind"].as_str().is_some_and(|kind| kind.ends_with("List"));
+        match object["items"].as_array().filter(|_| is_list) {
+            Some(items) => sources.extend(items.iter().enumerate().map(|(index, item)| {
+                let line = line_of(document, &format!("items[{index}]"));
+                Source { place: Place::Item { file: input.file.clone(), line }, object: item.clone() }
+            })),
+            None if object.is_null() => {}
+            None => {
+                let text = document.text.to_owned();
+                let place = Place::Document { file: input.file.clone(), line: document.line, text };
+                sources.push(Source { place, object });
+            }
+        }
+    }
+    sources
+}
+
+/// Files and documents that hold no objects because they cannot be read.
+pub fn unreadable(inputs: &[Input]) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let nameless = |file: &str, line, problem| Finding {
+        severity: Severity::Error,
+        file: Some(file.to_owned()),
+        line,
+        kind: String::new(),
+        namespace: String::new(),
+        name: String::new(),
+        field: String::new(),
+        problem,
+    };
+    for Input { file, text } in inputs {
+        match text {
+            Err(problem) => found.push(nameless(file, None, problem.clone())),
+            Ok(text) => {
+                for document in documents(text) {
+                    if let Err(error) = serde_yaml_ng::from_str::<Value>(document.text) {
+                        let line = error.location().map(|at| document.line + at.line().saturating_sub(1));
+                        // Its own position counts from the document, ours from the file.
+                        let text = error.to_string();
+                        let problem = format!("is not YAML: {}", text.split(" at line ").next().unwrap_or(&text));
+                        found.push(nameless(file, line, problem));
+                    }
+                }
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,217 @@
+//! Manifests as people write them, and what they are told.
+
+use super::*;
+
+fn analyze(files: &[(&str, &str)]) -> Analysis {
+    let inputs: Vec<Input> =
+        files.iter().map(|(file, text)| Input { file: (*file).to_owned(), text: Ok((*text).to_owned()) }).collect();
+    let sources: Vec<Source> = inputs.iter().flat_map(source::split).collect();
+    let mut judged = judge::judge(&sources, &Known::files());
+    judged.findings.extend(source::unreadable(&inputs));
+    Analysis::new(judged, None)
+}
+
+fn lines(text: &str) -> Vec<String> {
+    let analysis = analyze(&[("a.yaml", text)]);
+    analysis.render().lines().map(str::to_owned).collect()
+}
+
+#[track_caller]
+fn one(text: &str, expected: &str) {
+    let lines = lines(text);
+    assert!(lines.len() == 2 && lines[0].starts_with(expected), "{expected}\n{lines:#?}");
+}
+
+const SHOP: &str = "apiVersion: v1
+kind: Namespace
+metadata:
+  name: shop
+  annotations:
+    meshctl.io/inject: enabled
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec:
+  selector: {app: web}
+  ports:
+  - port: 80
+    targetPort: http
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: web
+  namespace: shop
+spec:
+  template:
+    metadata:
+      labels: {app: web}
+      annotations:
+        meshctl.io/proxy-workers: \"2\"
+    spec:
+      containers:
+      - name: app
+        image: app
+        ports:
+        - {name: http, containerPort: 8080}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: web, namespace: shop}
+spec:
+  parentRefs:
+  - {group: '', kind: Service, name: web, port: 80}
+  rules:
+  - backendRefs:
+    - name: web
+      port: 80
+";
+
+#[test]
+fn good_manifests_are_called_so() {
+    assert_eq!(lines(SHOP), ["√ 4 objects, nothing to correct"]);
+}
+
+#[test]
+fn what_cannot_be_used_names_line_field_and_remedy() {
+    for (from, to, expected) in [
+        (
+            "inject: enabled",
+            "inject: yes please",
+            "× a.yaml:5: Namespace shop: metadata.annotations: meshctl.io/inject: ",
+        ),
+        (
+            "workers: \"2\"",
+            "workers: many",
+            "× a.yaml:27: Deployment shop/web: spec.template.metadata.annotations[meshctl.io/proxy-workers]: ",
+        ),
+        (
+            "containerPort: 8080",
+            "containerPort: 15001",
+            "× a.yaml:26: Deployment shop/web: spec.template.metadata.annotations: no proxy: container app uses port 15001",
+        ),
+        (
+            "name: http,",
+            "name: other,",
+            "× a.yaml:15: Service shop/web: spec.ports[0].targetPort: \"http\" is the name of no port",
+        ),
+        (
+            "- port: 80\n    target",
+            "- port: 80000\n    target",
+            "× a.yaml:14: Service shop/web: spec.ports[0].port 80000 is not a port",
+        ),
+    ] {
+        let text = SHOP.replace(from, to);
+        assert_ne!(text, SHOP, "{from}");
+        let found = lines(&text);
+        assert!(found.iter().any(|line| line.starts_with(expected)), "{expected}\n{found:#?}");
+        assert!(found.last().unwrap().contains("error"), "{found:#?}");
+    }
+    one(
+        &SHOP.replace("    - name: web\n      port: 80", "    - name: web\n      port: 81"),
+        "× a.yaml:43: HTTPRoute shop/web: spec.rules[0].backendRefs[0]: there is no Service port shop/web:81; its share of requests gets 500: it has 80",
+    );
+    one("a: [", "× a.yaml:2: is not YAML: did not find expected node content");
+    one("kind: Service\n", "× a.yaml:1: Service default/: an object needs both apiVersion and kind");
+    one(
+        "apiVersion: meshctl.io/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: a}\n",
+        "× a.yaml:1: TrafficPolicy default/a: the mesh has no kind",
+    );
+}
+
+#[test]
+fn what_has_no_effect_is_a_warning() {
+    one(
+        &SHOP.replace("proxy-workers: \"2\"", "proxy-worker: \"2\""),
+        "‼ a.yaml:27: Deployment shop/web: spec.template.metadata.annotations[meshctl.io/proxy-worker]: no effect: the mesh does not know it; is meshctl.io/proxy-workers meant?",
+    );
+    one(
+        &SHOP.replace("inject: enabled", "inject: disabled"),
+        "‼ a.yaml:26: Deployment shop/web: spec.template.metadata.annotations: meshctl.io/proxy-workers has no effect, because there is no proxy",
+    );
+    one(
+        &SHOP.replace(
+            "  name: web\n  namespace: shop\nspec",
+            "  name: web\n  namespace: shop\n  annotations: {meshctl.io/opaque-ports: '80'}\nspec",
+        ),
+        "‼ a.yaml:22: Deployment shop/web: metadata.annotations[meshctl.io/opaque-ports]: has no effect on the Deployment itself; write it at spec.template.metadata.annotations",
+    );
+    one(
+        &SHOP.replace("selector: {app: web}", "selector: {app: wbe}"),
+        "‼ a.yaml:12: Service shop/web: spec.selector: picks no pod template",
+    );
+    one(
+        &SHOP.replace("    - name: web\n", "    - name: cart\n"),
+        "‼ a.yaml:43: HTTPRoute shop/web: spec.rules[0].backendRefs[0]: there is no Service port shop/cart:80",
+    );
+    one(
+        &SHOP.replace("      port: 80\n", "      port: 80\n      weigth: 5\n"),
+        "‼ a.yaml:45: HTTPRoute shop/web: spec.rules[0].backendRefs[0].weigth: no effect",
+    );
+    one(
+        &SHOP.replace("  rules:", "  hostnames: [a.example]\n  rules:"),
+        "‼ a.yaml:41: HTTPRoute shop/web: spec.hostnames: has no effect",
+    );
+    let found = lines(&SHOP.replace("group: '', kind: Service", "kind: Service"));
+    assert!(
+        found.iter().any(|line| line.contains("is no Service of the mesh: write kind: Service with group: \"\"")),
+        "{found:#?}"
+    );
+    one(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a}\n",
+        "‼ a.yaml:1: VirtualService default/a: the mesh does not read",
+    );
+}
+
+#[test]
+fn settings_of_pods_in_unknown_namespaces_are_read_all_the_same() {
+    let deployment = SHOP.split("---\n").nth(2).unwrap();
+    assert_eq!(lines(deployment), ["√ 1 object, nothing to correct"]);
+    let text =
+        deployment.replace("proxy-workers: \"2\"", "skip-inbound-ports: x\n        meshctl.io/drain-delay: soon");
+    let found = lines(&text);
+    assert_eq!(found.len(), 3, "{found:#?}");
+    assert!(found[0].contains("a.yaml:11: ") && found[1].contains("a.yaml:12: "), "{found:#?}");
+}
+
+#[test]
+fn lists_duplicates_and_namespaces() {
+    let list = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Service\n  metadata: {name: a}\n- apiVersion: v1\n  kind: Service\n  metadata: {name: b}\n  spec:\n    ports: [{port: 0}]\n";
+    one(list, "× a.yaml:7: Service default/b: spec.ports[0].port 0 is not a port");
+    let twice = analyze(&[("a.yaml", SHOP), ("b.yaml", SHOP.split("---\n").next().unwrap())]);
+    assert_eq!(twice.findings[0].problem, "it is in a.yaml:1 already; keep one of them");
+    let mut judged = Judged { objects: 2, findings: twice.findings };
+    judged.findings.extend(analyze(&[("c.yaml", list)]).findings);
+    assert_eq!(Analysis::new(judged.clone(), Some("shop")).findings.len(), 1);
+    assert_eq!(Analysis::new(judged, Some("default")).errors, 1);
+}
+
+#[test]
+fn a_cluster_knows_what_is_missing() {
+    let documents = SHOP.split("---\n").map(|text| serde_yaml_ng::from_str(text).unwrap());
+    let mut sources: Vec<Source> = documents.map(Source::of_cluster).collect();
+    sources[3].object["spec"]["rules"][0]["backendRefs"][0]["name"] = "cart".into();
+    let known = Known { incomplete: None, endpoints: true, ..Known::files() };
+    let analysis = Analysis::new(judge::judge(&sources, &known), None);
+    let found = analysis.render();
+    assert!(found.contains("× HTTPRoute shop/web: spec.rules[0].backendRefs[0]: there is no Service port"), "{found}");
+    assert!(found.contains("‼ Service shop/web: spec.ports[0]: port 80 has no endpoint"), "{found}");
+    assert_eq!((analysis.errors, analysis.warnings), (1, 1));
+}
+
+#[test]
+fn directories_and_files_that_are_not_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_string_lossy().into_owned();
+    assert!(read(&path).unwrap_err().to_string().contains("there is no *.yaml"));
+    std::fs::write(directory.path().join("b.yml"), "").unwrap();
+    std::fs::write(directory.path().join("a.yaml"), [0xff, 0xfe]).unwrap();
+    let inputs = read(&path).unwrap();
+    assert_eq!(inputs.len(), 2);
+    assert!(inputs[0].file.ends_with("a.yaml") && inputs[0].text.is_err());
+    assert!(read("/does/not/exist").unwrap_err().to_string().contains("/does/not/exist cannot be read"));
+    let args = AnalyzeArgs { filename: vec![path], ..AnalyzeArgs::default() };
+    let error = run_on_files(&args, Format::Table).unwrap_err().to_string();
+    assert_eq!(error, "1 error to correct");
+}
