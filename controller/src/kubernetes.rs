@@ -215,3 +215,6 @@ const CONDITION: &str = "kubernetes";
 const COALESCE: Duration = Duration::from_millis(25);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 const TICK: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

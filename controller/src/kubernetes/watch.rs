@@ -5,9 +5,12 @@
 //! a watch that is silent for longer than it may last is dead: then everything is listed anew. So it is when the API
 //! server has forgotten where we were, when its storage has gone back, and when a proxy has seen more than we have.
 //!
-//! That a watch could be opened says nothing of what it would tell: only events, bookmarks and reads make it young. One
-//! that brought nothing (a quiet kind, where etcd does not tell the API server of its progress) is followed by a small
-//! read, which asks the storage and not what the API server remembers; of a small kind that is all there is.
+//! That a watch could be opened says nothing of what it would tell: only events, bookmarks that are further and reads make
+//! it young. One that brought nothing (a quiet kind, where etcd does not tell the API server of its progress), and any
+//! after a minute, is followed by a small read, which asks the storage and not what the API server remembers. Of a small
+//! kind that is all there is; of a larger one it says which version there is, and watches that do not come that far within
+//! their time stand still: everything is listed anew. An API server whose etcd does not tell of its progress is thus made
+//! to list a large kind in which nothing happens every 40 s.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
@@ -57,6 +60,12 @@ struct Place {
     behind: bool,
     /// How soon after a list one may be made for a proxy's sake.
     between_lists: Duration,
+    /// Whether the watch has told us anything.
+    told: bool,
+    /// When the storage was last read.
+    asked_at: Instant,
+    /// A version the storage has that the watches have not told us of, and since when.
+    owed: Option<(u64, Instant)>,
 }
 
 /// Everything there is of a kind.
@@ -81,7 +90,15 @@ enum Ended {
 
 impl Place {
     fn nowhere(now: Instant) -> Self {
-        Self { version: None, listed_at: now, behind: false, between_lists: BETWEEN_LISTS }
+        Self {
+            version: None,
+            listed_at: now,
+            behind: false,
+            between_lists: BETWEEN_LISTS,
+            told: false,
+            asked_at: now,
+            owed: None,
+        }
     }
 
     /// What proxies say they have seen may be made up: lists that bring nothing are made ever more seldom.
@@ -91,7 +108,13 @@ impl Place {
             self.between_lists = if listed.changed { BETWEEN_LISTS } else { longer };
         }
         self.version = Some(listed.version);
-        self.listed_at = now;
+        (self.listed_at, self.asked_at, self.owed) = (now, now, None);
+    }
+
+    /// Whether watches that have come to `position` had the time to come as far as the storage, and have not.
+    fn stands_still(&mut self, position: u64, now: Instant) -> bool {
+        self.owed = self.owed.filter(|(seen, _)| *seen > position);
+        self.owed.is_some_and(|(_, since)| now.saturating_duration_since(since) >= LONGEST_LAG)
     }
 }
 
@@ -147,7 +170,8 @@ where
             };
             // A list alone proves little: the watch after it may fail again and again.
             let lasted = place.version.is_some() && Instant::now() - began >= SHORTEST_WATCH;
-            if lasted {
+            // What only took long to fail, or to say nothing, is no better for it.
+            if lasted && (place.told || matches!(ended, Ended::OnTime)) {
                 trouble.over(self.name);
             }
             match ended {
@@ -230,6 +254,7 @@ where
 
     /// Watches for once.
     async fn watch(&self, shared: &Shared, place: &mut Place) -> Ended {
+        place.told = false;
         let from = place.version.clone().unwrap_or_default();
         let parameters = WatchParams { field_selector: self.fields(), ..WatchParams::default() }.timeout(WATCH_SECONDS);
         let events = match timeout(PATIENCE, self.api.watch(&parameters, &from)).await {
@@ -240,17 +265,14 @@ where
         tokio::pin!(events);
         let deadline = sleep(Duration::from_secs(WATCH_SECONDS.into()) + PATIENCE);
         tokio::pin!(deadline);
-        let mut told = false;
         let mut wanted = shared.hub.wanted();
         place.behind = self.is_behind(shared);
         loop {
             tokio::select! {
                 event = events.next() => match event {
-                    None if told => return Ended::OnTime,
-                    None => return self.ask(shared, place).await,
+                    None => return self.after_watch(shared, place).await,
                     Some(Ok(event)) => {
-                        told = true;
-                        if let Err(ended) = self.take(shared, event, &mut place.version) {
+                        if let Err(ended) = self.take(shared, event, place) {
                             return ended;
                         }
                     }
@@ -269,6 +291,18 @@ where
         }
     }
 
+    /// The API server has ended the watch.
+    async fn after_watch(&self, shared: &Shared, place: &mut Place) -> Ended {
+        let now = Instant::now();
+        if place.stands_still(shared.inventory.lock().position(self.name).unwrap_or(0), now) {
+            return Ended::Stale(STANDS_STILL);
+        }
+        if place.told && now - place.asked_at < BETWEEN_READS {
+            return Ended::OnTime;
+        }
+        self.ask(shared, place).await
+    }
+
     /// Reads a little from the API's storage: is it there, and as far as it was?
     async fn ask(&self, shared: &Shared, place: &mut Place) -> Ended {
         let parameters = ListParams { field_selector: self.fields(), ..ListParams::default() }.limit(SMALL_PAGE);
@@ -280,14 +314,16 @@ where
         let version = page.metadata.resource_version.unwrap_or_default();
         let (mut objects, mut unusable) = (HashMap::new(), BTreeMap::new());
         self.read_all(&page.items, &mut objects, &mut unusable);
-        let mut inventory = shared.inventory.lock();
+        let (mut inventory, now) = (shared.inventory.lock(), Instant::now());
         if inventory.has_passed(self.name, position(&version)) {
             return Ended::Stale(WENT_BACK);
         }
+        place.asked_at = now;
         if page.metadata.continue_.is_some_and(|token| !token.is_empty()) {
-            inventory.heard_of(self.name, Instant::now());
+            inventory.heard_of(self.name, now);
+            place.owed.get_or_insert((position(&version), now));
         } else {
-            inventory.listed(self.name, objects, position(&version), Instant::now());
+            inventory.listed(self.name, objects, position(&version), now);
             inventory.unusable_are(self.name, unusable);
             place.version = Some(version);
             shared.changed.notify_one();
@@ -301,14 +337,14 @@ where
         shared.hub.wanted().borrow().positions().get(self.name).is_some_and(|seen| *seen > own)
     }
 
-    fn take(&self, shared: &Shared, event: WatchEvent<K>, version: &mut Option<String>) -> Result<(), Ended> {
+    fn take(&self, shared: &Shared, event: WatchEvent<K>, place: &mut Place) -> Result<(), Ended> {
         match event {
             WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                 let found = self.read(&object);
-                self.apply(shared, name_of(&object), found, object.meta().resource_version.clone(), version)
+                self.apply(shared, name_of(&object), found, object.meta().resource_version.clone(), place)
             }
             WatchEvent::Deleted(object) => {
-                self.apply(shared, name_of(&object), Ok(None), object.meta().resource_version.clone(), version)
+                self.apply(shared, name_of(&object), Ok(None), object.meta().resource_version.clone(), place)
             }
             WatchEvent::Bookmark(bookmark) => {
                 let at = bookmark.metadata.resource_version;
@@ -316,9 +352,12 @@ where
                 if inventory.has_passed(self.name, position(&at)) {
                     return Err(Ended::Stale(WENT_BACK));
                 }
-                inventory.reached_by(self.name, position(&at), Instant::now());
-                *version = Some(at);
-                shared.changed.notify_one();
+                // What the API server remembers may stand still while it says so again and again.
+                if place.version.as_ref() != Some(&at) {
+                    inventory.reached_by(self.name, position(&at), Instant::now());
+                    (place.version, place.told) = (Some(at), true);
+                    shared.changed.notify_one();
+                }
                 Ok(())
             }
             WatchEvent::Error(status) => Err(ended_by(&status)),
@@ -331,7 +370,7 @@ where
         name: Name,
         found: Converted,
         at: Option<String>,
-        version: &mut Option<String>,
+        place: &mut Place,
     ) -> Result<(), Ended> {
         let at = at.unwrap_or_default();
         let mut inventory = shared.inventory.lock();
@@ -351,8 +390,9 @@ where
         if inventory.applied(self.name, name, found, position(&at), Instant::now()) {
             shared.changed.notify_one();
         }
+        place.told = true;
         if !at.is_empty() {
-            *version = Some(at);
+            place.version = Some(at);
         }
         Ok(())
     }
@@ -459,10 +499,16 @@ const PAGE: u32 = 500;
 const SMALL_PAGE: u32 = 50;
 const ABSENT_PAUSE: Duration = Duration::from_millis(900);
 const BETWEEN_LISTS: Duration = Duration::from_secs(5);
-const LONGEST_BETWEEN_LISTS: Duration = Duration::from_secs(600);
+/// For longer no forged mark puts off the list that a true one asks for.
+const LONGEST_BETWEEN_LISTS: Duration = Duration::from_secs(60);
+/// The storage is read after the first watch that ends so long after it was read last.
+const BETWEEN_READS: Duration = Duration::from_secs(60);
+/// Between the version the storage has and what a watch has told: less than it lasts, so that the next one must get there.
+const LONGEST_LAG: Duration = Duration::from_secs(15);
 /// A watch that ends sooner is trouble, whatever it brought.
 const SHORTEST_WATCH: Duration = Duration::from_secs(1);
 const WENT_BACK: &str = "went_back";
+const STANDS_STILL: &str = "stands_still";
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]

@@ -64,12 +64,15 @@ impl Server {
     }
 
     async fn asked(&self, number: usize) -> String {
-        loop {
-            if let Some(asked) = self.asked.lock().get(number).cloned() {
-                return asked;
+        let asked = async {
+            loop {
+                if let Some(asked) = self.asked.lock().get(number).cloned() {
+                    return asked;
+                }
+                sleep(Duration::from_millis(5)).await;
             }
-            sleep(Duration::from_millis(5)).await;
-        }
+        };
+        timeout(Duration::from_secs(3600), asked).await.expect("as much is never asked")
     }
 }
 
@@ -372,8 +375,8 @@ async fn a_sick_api_server_is_not_asked_all_day() {
     // Watches that end at once.
     let ending = |server: &Server| {
         server.list(&["a"], 10, "");
-        for _ in 0..1000 {
-            server.answer(200, &bookmark(10));
+        for position in 11..1000 {
+            server.answer(200, &bookmark(position));
         }
     };
     let asked = asked_in_a_minute(&ending).await;
@@ -387,6 +390,85 @@ async fn a_sick_api_server_is_not_asked_all_day() {
     };
     let asked = asked_in_a_minute(&expired).await;
     assert!((10..32).contains(&asked), "{asked} lists and watches");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_takes_long_to_fail_is_no_better_for_it() {
+    let server = Server::default();
+    server.list(&["a"], 10, "");
+    // Whatever else is asked is never answered.
+    let running = Running::start(server);
+    sleep(Duration::from_secs(600)).await;
+    let asked = running.server.asked.lock().len();
+    assert!((60..95).contains(&asked), "{asked}: pauses grow beside the 5 s that each question waits");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_stands_still_is_stale() {
+    // The storage has version 30 of a large kind. What the API server remembers stays at 10, be it that it says so.
+    for says in [String::new(), bookmark(10)] {
+        let server = Server::default();
+        server.list(&["a"], 10, "");
+        let first = server.answer(200, &says);
+        server.list(&["b"], 30, "more");
+        let second = server.answer(200, &says);
+        server.list(&["b"], 50, "");
+        let last = server.answer(200, "");
+        let running = Running::start(server);
+        running.at(10).await;
+        let start = Instant::now();
+        for (asked, line) in [(1, first), (3, second)] {
+            running.server.asked(asked).await;
+            sleep(Duration::from_secs(20)).await;
+            assert_eq!(running.restarts(STANDS_STILL), 0);
+            drop(line);
+        }
+        assert_eq!(running.at(50).await, ["b"], "{says:?}");
+        assert_eq!(running.restarts(STANDS_STILL), 1);
+        assert!(Instant::now() - start < Duration::from_secs(42));
+        assert!(running.server.asked(2).await.ends_with("limit=50"));
+        drop(last);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_comes_as_far_as_the_storage_goes_on() {
+    let server = Server::default();
+    server.list(&["a"], 10, "");
+    let mut lines = Vec::new();
+    // It speaks all the time; the storage is read once a minute all the same.
+    for watch in 0..4 {
+        lines.push(server.answer(200, &event("MODIFIED", &object("a", 20 + watch))));
+        if watch == 2 {
+            server.list(&["a"], 23, "more");
+        }
+    }
+    let last = server.answer(200, "");
+    let running = Running::start(server);
+    for (asked, line) in [1, 2, 3, 5].into_iter().zip(lines) {
+        running.server.asked(asked).await;
+        sleep(Duration::from_secs(20)).await;
+        drop(line);
+    }
+    running.server.asked(6).await;
+    let asked = running.server.asked.lock().clone();
+    let reads: Vec<usize> = (0..asked.len())
+        .filter(|index| asked[*index].contains("limit=50&") || asked[*index].ends_with("limit=50"))
+        .collect();
+    assert_eq!(reads, [4], "{asked:?}");
+    assert_eq!(running.restarts(STANDS_STILL), 0);
+    drop(last);
+}
+
+#[test]
+fn forged_marks_put_off_no_list_for_long() {
+    let now = Instant::now();
+    let mut place = Place::nowhere(now);
+    for _ in 0..100 {
+        place.behind = true;
+        place.take(Listed { version: "10".to_owned(), changed: false }, now);
+    }
+    assert!(place.between_lists <= Duration::from_secs(60), "{:?}", place.between_lists);
 }
 
 #[tokio::test(start_paused = true)]
