@@ -22,6 +22,7 @@ use crate::control::clients::{Clients, ClientsError};
 use crate::control::state::ControlState;
 use crate::drain::{Drain, Phase};
 use crate::net::listen::{self, ListenError};
+use crate::net::orphans;
 use crate::telemetry::log::LogControl;
 use crate::telemetry::{Direction, Telemetry};
 use crate::worker::{self, Listener, Shared};
@@ -139,8 +140,8 @@ impl App {
         shutdown.await;
         tracing::info!(open = drain.open(), "closing");
         drain.advance(Phase::Closing);
-        if tokio::time::timeout(LAST_MOMENT, drain.closed()).await.is_err() {
-            tracing::warn!(open = drain.open(), "connections were still open");
+        if tokio::time::timeout(LAST_MOMENT, ended(&drain)).await.is_err() {
+            tracing::warn!(open = drain.open(), "connections were still open, or peers had not got all that was said");
         }
         Ok(())
     }
@@ -165,6 +166,14 @@ async fn announce(drain: Drain, delay: Duration) {
     drain.advance(Phase::Announcing);
 }
 
+/// Resolves when no connection is open, and peers have what was said last. That takes a round trip, so waiting for it is a few looks.
+async fn ended(drain: &Drain) {
+    drain.closed().await;
+    while orphans::undelivered().is_ok_and(|bytes| bytes > 0) {
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+    }
+}
+
 /// For the owner only. A socket that an earlier process left is replaced.
 fn listen_on_socket(path: &Path) -> Result<UnixListener, StartError> {
     let listen = || {
@@ -181,6 +190,7 @@ fn listen_on_socket(path: &Path) -> Result<UnixListener, StartError> {
 
 /// SIGTERM to exit; what a native sidecar is given costs every pod's end that much.
 const LAST_MOMENT: Duration = Duration::from_millis(900);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 const IDLE_SERIES: Duration = Duration::from_secs(3600);
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! Bytes to the application: one connection of its own for each that came.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use crate::Error;
 use crate::drain::Phase;
@@ -61,7 +60,10 @@ pub async fn relay(
         Way::Forward => open.received(bytes as u64),
         Way::Back => open.sent(bytes as u64),
     };
-    let copied = copy::relay_until(&mut client, &mut server, count, gone(worker));
+    // Our SIGTERM comes when the application is gone: a peer that holds a connection which the application has ended is not waited
+    // for any longer.
+    let gone = worker.shared.drain.reached(Phase::Closing);
+    let copied = copy::relay_until(&mut client, &mut server, count, gone);
     let orderly = tokio::select! {
         copied = copied => copied.is_ok(),
         () = distrusted => false,
@@ -71,12 +73,3 @@ pub async fn relay(
         server.inner().reset_on_drop();
     }
 }
-
-/// Resolves a moment after our SIGTERM, which comes when the application is gone: a peer that holds a connection which the
-/// application has ended is not waited for any longer. The moment is for what the application said last.
-async fn gone(worker: &Worker) {
-    worker.shared.drain.reached(Phase::Closing).await;
-    tokio::time::sleep(LAST_WORDS).await;
-}
-
-const LAST_WORDS: Duration = Duration::from_millis(250);
