@@ -120,7 +120,8 @@ pub fn between(before: &[Scrape], after: &[Scrape]) -> Traffic {
             }
             (None, Ok(_)) => continue,
         };
-        let elapsed = before.map_or(Duration::ZERO, |before| after.at.saturating_duration_since(before.at));
+        let here = before.map_or(Duration::ZERO, |before| after.at.saturating_duration_since(before.at));
+        let elapsed = by_its_clock(first, second, here).unwrap_or(here);
         traffic.window = traffic.window.max(elapsed);
         traffic.answered.insert(after.proxy.clone());
         let seconds = elapsed.as_secs_f64().max(0.001);
@@ -131,6 +132,8 @@ pub fn between(before: &[Scrape], after: &[Scrape]) -> Traffic {
         for sample in second {
             if sample.name == PROCESS_MEMORY {
                 cost.memory = sample.value;
+            }
+            if [PROCESS_MEMORY, metric::TIME].contains(&sample.name.as_str()) {
                 continue;
             }
             let before = earlier.get(&(sample.name.as_str(), &sample.labels)).copied().unwrap_or(0.0);
@@ -156,6 +159,14 @@ pub fn between(before: &[Scrape], after: &[Scrape]) -> Traffic {
         traffic.series.extend(series.into_iter().map(named));
     }
     traffic
+}
+
+/// The time between two answers as the proxy itself tells it, which says nothing of how long they were under way. A clock that was set
+/// in between, or that is not there (an older proxy), tells nothing.
+fn by_its_clock(first: &[Sample], second: &[Sample], here: Duration) -> Option<Duration> {
+    let time = |samples: &[Sample]| Some(samples.iter().find(|sample| sample.name == metric::TIME)?.value);
+    let elapsed = Duration::try_from_secs_f64(time(second)? - time(first)?).ok()?;
+    (elapsed > here / 2 && elapsed < here * 2).then_some(elapsed)
 }
 
 fn add(series: &mut BTreeMap<Labels, Figures>, sample: &Sample, rate: f64) {
@@ -290,7 +301,8 @@ fn share(part: f64, whole: f64) -> Option<f64> {
 /// Label that says how a connection was secured.
 pub const SECURITY: &str = "connection_security_policy";
 
-const WANTED: [&str; 8] = [
+const WANTED: [&str; 9] = [
+    metric::TIME,
     metric::REQUESTS,
     metric::REQUEST_DURATION,
     metric::TCP_OPENED,

@@ -73,9 +73,9 @@ impl Cluster {
             .with_context(|| line.to_owned())
     }
 
-    /// A new namespace, gone with its handle.
+    /// A new namespace, gone with its handle. Each test has names of its own, so that none waits for another's end.
     pub fn namespace(&self, name: &str) -> anyhow::Result<Namespace> {
-        // Of an earlier run that was killed.
+        // Of an earlier run.
         self.kubectl(&["delete", "namespace", name, "--ignore-not-found"])?;
         self.kubectl(&["create", "namespace", name])?;
         Ok(Namespace { cluster: self.clone(), name: name.to_owned() })
@@ -163,7 +163,7 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         // A failed test leaves its namespace for a look at it; the next run deletes it.
         if !std::thread::panicking() {
-            let _ = self.kubectl(&["delete", "namespace", &self.name, "--timeout=60s"]);
+            let _ = self.kubectl(&["delete", "namespace", &self.name, "--wait=false"]);
         }
     }
 }

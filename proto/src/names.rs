@@ -191,4 +191,6 @@ pub mod metric {
     pub const INFLIGHT: &str = "mesh_requests_in_flight";
     /// Open connections by direction.
     pub const CONNECTIONS: &str = "mesh_connections_open";
+    /// When the proxy wrote its metrics, seconds since 1970: two scrapes are that far apart, however long either was under way.
+    pub const TIME: &str = "mesh_time_seconds";
 }

@@ -38,6 +38,20 @@ fn changes_become_rates() {
 }
 
 #[test]
+fn the_time_between_is_what_the_proxy_tells_unless_its_clock_was_set() {
+    let start = Instant::now();
+    let page = |time: f64, count: u32| {
+        format!("mesh_time_seconds {time}\nistio_requests_total{{response_code=\"200\"}} {count}\n")
+    };
+    for (told, rate) in [(5.0, 20.0), (3.0, 100.0 / 3.0), (400.0, 25.0), (-4.0, 25.0), (f64::NAN, 25.0)] {
+        let before = [scrape("a", start, 0, &page(1.8e9, 100))];
+        let after = [scrape("a", start, 4, &page(1.8e9 + told, 200))];
+        let traffic = between(&before, &after);
+        assert_eq!(traffic.series[0].figures.requests, rate, "{told} s told");
+    }
+}
+
+#[test]
 fn a_counter_that_began_anew_is_counted_from_zero() {
     let start = Instant::now();
     let before = [scrape("a", start, 0, "istio_requests_total{response_code=\"200\"} 100\n")];

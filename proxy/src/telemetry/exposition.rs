@@ -3,6 +3,7 @@
 use std::fmt::{Display, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use identity::HandshakeFailure;
 use proto::Reason;
@@ -92,6 +93,8 @@ impl Exposition {
     fn fixed(&self) -> String {
         let registry = &self.metrics.0;
         let mut text = Text::default();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        text.single(metric::TIME, "gauge", "When this was written, seconds since 1970.", now);
         text.family(metric::FAILURES, "counter", "Responses and closed connections the mesh itself caused.");
         let words: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
         by_reason(&mut text, metric::FAILURES, &registry.failures, &words);
