@@ -31,7 +31,7 @@ pub struct Told {
     pub regarding: ObjectReference,
     /// Whether something is wrong, rather than worth knowing.
     pub is_warning: bool,
-    /// Why, as one word of [`crate::Skipped::reason`] or the like.
+    /// Why, as one word: of [`crate::Skipped::reason`], or [`INJECTED`].
     pub cause: &'static str,
     /// A sentence.
     pub note: String,
@@ -91,7 +91,7 @@ pub async fn publish(client: Client, mut queue: mpsc::Receiver<Told>) {
     while let Some(told) = queue.recv().await {
         let event = Event {
             type_: if told.is_warning { EventType::Warning } else { EventType::Normal },
-            reason: if told.is_warning { "NotInjected" } else { "Injected" }.to_owned(),
+            reason: if told.cause == INJECTED { "Injected" } else { "NotInjected" }.to_owned(),
             note: Some(shortened(&told.note)),
             action: told.cause.to_owned(),
             secondary: None,
@@ -110,6 +110,8 @@ fn shortened(note: &str) -> String {
     note[..end.unwrap_or(0)].to_owned()
 }
 
+/// The cause of events about pods that have their proxy.
+pub const INJECTED: &str = "injected";
 /// Of one namespace: what its people will read.
 const EACH_A_SECOND: f64 = 1.0;
 const EACH_AT_ONCE: f64 = 25.0;

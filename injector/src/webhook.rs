@@ -23,7 +23,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::decision::{Decision, Skipped, decide};
-use crate::events::{Events, Told, regarding};
+use crate::events::{Events, INJECTED, Told, regarding};
 use crate::inject::{Injection, Outcome, inject};
 use crate::metrics::Metrics;
 use crate::mirror;
@@ -125,13 +125,13 @@ impl Webhook {
         let asked = if injection.is_again { "containers_added" } else { "asked_for" };
         self.count(question, |metrics| metrics.injected(asked));
         if !injection.notes.is_empty() {
-            self.tell(question, pod, namespace, ("injected", injection.is_again), &injection.notes.join("; "));
+            self.tell(question, pod, namespace, (INJECTED, injection.is_again), &injection.notes.join("; "));
         }
         tracing::debug!(namespace = namespace.name, pod = name(pod), "injected");
         Answer {
             patch: Some(injection.patch),
             warnings: injection.notes.iter().map(|note| format!("mesh: {note}")).collect(),
-            ..Answer::unchanged("injected")
+            ..Answer::unchanged(INJECTED)
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use integration_tests::cluster::{Cluster, Namespace};
+use integration_tests::cluster::{Cluster, Namespace, server_manifest};
 use integration_tests::mesh::eventually;
 
 /// A new namespace has the bundle at once; deleted or changed, it comes back; Kubernetes' own namespaces have none.
@@ -41,6 +41,42 @@ fn another_replica_publishes_when_the_first_is_deleted() {
     eventually(Duration::from_secs(60), || !["", &first].contains(&holder().as_str())).unwrap();
     let namespace: Namespace = cluster.namespace("heirs").unwrap();
     eventually(Duration::from_secs(10), || bundle(&cluster, &namespace.name).is_ok()).unwrap();
+}
+
+/// While nobody signs, an application is not started rather than left without an identity, and starts as soon as somebody does.
+#[test]
+fn an_application_waits_for_its_certificate() {
+    let cluster = Cluster::running().unwrap();
+    cluster.meshctl(&["install"]).unwrap();
+    let namespace = cluster.namespace("uncertified").unwrap();
+    namespace.kubectl(&["annotate", "namespace", &namespace.name, "meshctl.io/inject=enabled"]).unwrap();
+    let scale = |replicas: &str| {
+        let flag = format!("--replicas={replicas}");
+        cluster.kubectl(&["--namespace=mesh-system", "scale", "deployment/mesh-identity", &flag]).unwrap();
+        let pods = ["get", "pods", "--selector=app.kubernetes.io/name=mesh-identity", "--output=name"];
+        let count = || cluster.kubectl(&[&["--namespace=mesh-system"], &pods[..]].concat()).unwrap().lines().count();
+        eventually(Duration::from_secs(30), || count().to_string() == replicas).unwrap();
+    };
+    scale("0");
+    namespace.apply(&server_manifest("web", 1)).unwrap();
+    let state = |path: &str| {
+        let path = format!("--output=jsonpath={{.items[0].status.{path}}}");
+        namespace.kubectl(&["get", "pods", "--selector=app=web", &path]).unwrap_or_default()
+    };
+    let proxy_runs = || !state("initContainerStatuses[?(@.name=='mesh-proxy')].state.running").is_empty();
+    eventually(Duration::from_secs(30), proxy_runs).unwrap();
+    let mut looks = 0;
+    eventually(Duration::from_secs(30), || {
+        looks += 1;
+        assert_eq!(state("containerStatuses[0].state.waiting.reason"), "PodInitializing");
+        looks > 20
+    })
+    .unwrap();
+    let asked =
+        cluster.kubectl(&["logs", "--namespace=uncertified", "deployment/web", "--container=mesh-proxy"]).unwrap();
+    assert!(asked.contains("certificate"), "it says what it waits for: {asked}");
+    scale("1");
+    namespace.rolled_out().unwrap();
 }
 
 fn bundle(cluster: &Cluster, namespace: &str) -> anyhow::Result<String> {

@@ -8,20 +8,23 @@ use integration_tests::mesh::{admin, eventually};
 use proto::names::{self, metric};
 
 /// The first connections of an application and of its own init container go through the mesh. Pods that cannot be injected run
-/// without a proxy; their ReplicaSets' events, the injector's metric and `check` say why.
+/// without a proxy; their ReplicaSets' events, the injector's metric and `check` say why. Of two annotations the pod's own is obeyed, and
+/// an event says so.
 #[test]
 fn the_first_connection_is_in_the_mesh_and_whoever_is_refused_is_told_why() {
     let cluster = Cluster::running().unwrap();
     cluster.meshctl(&["install"]).unwrap();
     let namespace = cluster.namespace("early").unwrap();
-    cluster.kubectl(&["annotate", "namespace", "early", "meshctl.io/inject=enabled"]).unwrap();
+    let annotations = ["meshctl.io/inject=enabled", "meshctl.io/proxy-log-level=info"];
+    cluster.kubectl(&[&["annotate", "namespace", "early"], &annotations[..]].concat()).unwrap();
     let before = REFUSALS.map(|(_, reason, ..)| skipped(&cluster, reason));
     let refused = REFUSALS.map(|(name, _, annotations, more, _)| {
         deployment_manifest(name, annotations, &[container("app", "serve, --listen, '0.0.0.0:8080'", more)], "")
     });
     namespace.apply(&format!("{}{}", server_manifest("web", 1), refused.concat())).unwrap();
     namespace.rolled_out().unwrap();
-    namespace.apply(&[early_job("early", ""), early_job("outside", "meshctl.io/inject: disabled")].concat()).unwrap();
+    let jobs = [("early", ""), ("outside", "meshctl.io/inject: disabled"), ("tuned", TUNED)];
+    namespace.apply(&jobs.map(|(name, annotations)| early_job(name, annotations)).concat()).unwrap();
 
     for ((name, reason, .., note), before) in REFUSALS.iter().zip(before) {
         assert!(!is_injected(&namespace, name), "{name}");
@@ -38,11 +41,28 @@ fn the_first_connection_is_in_the_mesh_and_whoever_is_refused_is_told_why() {
         assert!(said.lines().any(named), "{name}: {said}");
     }
 
-    namespace.kubectl(&["wait", "--for=condition=complete", "job/early", "job/outside", "--timeout=60s"]).unwrap();
+    namespace
+        .kubectl(&["wait", "--for=condition=complete", "job/early", "job/outside", "job/tuned", "--timeout=60s"])
+        .unwrap();
     let count = |labels: &[&str]| namespace.sum("web", metric::REQUESTS, labels).unwrap();
     let seen = ["mutual_tls", "none"].map(|policy| count(&[&format!("connection_security_policy=\"{policy}\"")]));
-    assert_eq!(seen, [2.0, 2.0], "an init container and an application each sent one request, in the mesh and outside");
+    assert_eq!(
+        seen,
+        [2.0, 4.0],
+        "an init container and an application each sent one request, in the mesh and around it"
+    );
     assert!((count(&["source_workload=\"early\""]) - 2.0).abs() < 0.1);
+    assert!(is_injected_with(&namespace, "tuned", "11m"));
+    let log = namespace.kubectl(&["logs", "job/tuned", "--container=mesh-proxy"]).unwrap();
+    assert!(log.contains("DEBUG"), "{log}");
+    let counts = |event: &serde_json::Value| {
+        let note = event["message"].as_str().unwrap_or_default();
+        event["involvedObject"]["name"] == "tuned"
+            && event["reason"] == "Injected"
+            && note.contains("meshctl.io/proxy-log-level: debug on the pod counts, info on the namespace does not")
+    };
+    eventually(Duration::from_secs(10), || namespace.list("events", "").unwrap().iter().any(counts))
+        .unwrap_or_else(|_| panic!("{}", namespace.kubectl(&["get", "events"]).unwrap()));
 }
 
 /// Istio's label on a namespace and its annotation on a pod mean the same here; a pod's word counts more than its namespace's.
@@ -150,6 +170,17 @@ fn is_injected(namespace: &Namespace, app: &str) -> bool {
     pods.iter().all(has_proxy)
 }
 
+/// Whether the Job's pod has a proxy that asks for this share of a processor.
+fn is_injected_with(namespace: &Namespace, job: &str, share: &str) -> bool {
+    let pods = namespace.list("pods", &format!("job-name={job}")).unwrap();
+    let asks = |pod: &serde_json::Value| {
+        let containers = pod["spec"]["initContainers"].as_array().unwrap();
+        let proxy = containers.iter().find(|container| container["name"] == "mesh-proxy");
+        proxy.is_some_and(|proxy| proxy["resources"]["requests"]["cpu"] == share)
+    };
+    !pods.is_empty() && pods.iter().all(asks)
+}
+
 /// The warnings on a Deployment's ReplicaSet.
 fn told(namespace: &Namespace, app: &str) -> String {
     let events = namespace.list("events", "").unwrap();
@@ -174,6 +205,9 @@ fn skipped(cluster: &Cluster, reason: &str) -> f64 {
     found.split_whitespace().map(count).sum()
 }
 
+/// Annotations of a pod whose own connections go around the proxy.
+const TUNED: &str = "meshctl.io/skip-outbound-subnets: '10.0.0.0/8', meshctl.io/proxy-log-level: debug, \
+    meshctl.io/proxy-workers: '2', meshctl.io/proxy-cpu-request: 11m";
 /// Name, reason, annotations, what else the container says, and words of the explanation.
 const REFUSALS: [(&str, &str, &str, &str, &str); 3] = [
     ("misspelt", "invalid_value", "meshctl.io/inject: enable", "", "neither enabled nor disabled"),
