@@ -1,7 +1,9 @@
 //! Pods to facts: what a proxy of its own and its peers' proxies must know of a pod, which is little of what it says.
 //!
-//! The names of our annotations are those of `proto::names`, which this package can't link; a test of the controller
-//! compares them.
+//! Whether a pod has a proxy, and what is not redirected to it, decides whether its peers speak TLS to it. Both are read
+//! from its spec, which cannot change: annotations can at any time, and by people with far fewer rights.
+//!
+//! The names are those of `proto::names`, which this package can't link; a test of the controller compares them.
 
 use std::net::IpAddr;
 
@@ -12,23 +14,23 @@ use crate::manifest::{Invalid, metadata};
 use crate::model::{Origin, Workload, WorkloadPort};
 use crate::port_set::PortSet;
 
-/// Annotation of an injected pod.
-pub const PROXY_VERSION: &str = "meshctl.io/proxy-version";
+/// The name of the init container that redirects connections to the sidecar.
+pub const INIT_CONTAINER: &str = "mesh-init";
 /// The sidecar's name.
 pub const PROXY_CONTAINER: &str = "mesh-proxy";
 /// Annotation: ports that carry bytes.
 pub const OPAQUE_PORTS: &str = "meshctl.io/opaque-ports";
-/// Annotation: ports that are not redirected to the proxy.
-pub const SKIP_INBOUND_PORTS: &str = "meshctl.io/skip-inbound-ports";
+/// Argument of `mesh-init`: ports that are not redirected to the proxy.
+pub const SKIP_INBOUND_PORTS: &str = "--skip-inbound-ports";
 
 /// The object as a fact.
 pub fn pod(object: &core::Pod) -> Result<Workload, Invalid> {
     let metadata = metadata(&object.metadata, true)?;
     let spec = object.spec.as_ref();
     let host_network = spec.is_some_and(|spec| spec.host_network == Some(true));
-    let ports = |name| metadata.annotations.get(name).map(|text| PortSet::parse(text)).unwrap_or_default();
-    let (opaque_ports, skipped_ports) = (ports(OPAQUE_PORTS), ports(SKIP_INBOUND_PORTS));
-    let meshed = !host_network && has_proxy(object);
+    let opaque_ports = metadata.annotations.get(OPAQUE_PORTS).map(|text| PortSet::parse(text)).unwrap_or_default();
+    let redirect = spec.filter(|_| !host_network).and_then(redirect);
+    let meshed = redirect.is_some();
     // What Kubernetes runs a pod as that names no account.
     let account = || spec.and_then(|spec| spec.service_account_name.clone()).filter(|name| !name.is_empty());
     Ok(Workload {
@@ -42,7 +44,7 @@ pub fn pod(object: &core::Pod) -> Result<Workload, Invalid> {
         host_network,
         ready: metadata_says_it_stays(&object.metadata),
         opaque_ports,
-        skipped_ports,
+        skipped_ports: redirect.map(skipped_ports).unwrap_or_default(),
         metadata,
     })
 }
@@ -51,12 +53,26 @@ fn metadata_says_it_stays(object: &ObjectMeta) -> bool {
     object.deletion_timestamp.is_none()
 }
 
-/// Whether our sidecar runs in it. An annotation anybody may write later, on a pod without a proxy, which nobody could
-/// reach then; a container of that name may be somebody's own. Both together are the injector's work.
-fn has_proxy(object: &core::Pod) -> bool {
-    let annotated = object.metadata.annotations.iter().flatten().any(|(name, _)| name == PROXY_VERSION);
-    let mut early = object.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
-    annotated && early.any(|container| container.name == PROXY_CONTAINER && is_sidecar(container))
+/// The container that redirects connections to our sidecar, where both are there: a container of one of the names alone
+/// may be somebody's own.
+fn redirect(spec: &core::PodSpec) -> Option<&core::Container> {
+    let named = |name| spec.init_containers.iter().flatten().find(move |container| container.name == name);
+    let is_init = |init: &&core::Container| arguments(init).next() == Some("init") && !is_sidecar(init);
+    named(INIT_CONTAINER).filter(is_init).filter(|_| named(PROXY_CONTAINER).is_some_and(is_sidecar))
+}
+
+/// As the program reads it: `--flag=value` or `--flag value`, of several the last.
+fn skipped_ports(init: &core::Container) -> PortSet {
+    let following = arguments(init).skip(1);
+    let values = arguments(init).zip(following.map(Some).chain([None])).filter_map(|(argument, next)| {
+        let rest = argument.strip_prefix(SKIP_INBOUND_PORTS)?;
+        if rest.is_empty() { next } else { rest.strip_prefix('=') }
+    });
+    values.last().map(PortSet::parse).unwrap_or_default()
+}
+
+fn arguments(container: &core::Container) -> impl Iterator<Item = &str> {
+    container.args.iter().flatten().map(String::as_str)
 }
 
 /// A native sidecar: an init container that goes on.
@@ -120,13 +136,14 @@ metadata:
   namespace: shop
   creationTimestamp: '2026-01-01T00:00:00Z'
   labels: {app: cart, pod-template-hash: 7f9c}
-  annotations: {meshctl.io/proxy-version: 0.1.0, meshctl.io/opaque-ports: '3306', meshctl.io/skip-inbound-ports: 9000-9001, other: large}
+  annotations: {meshctl.io/opaque-ports: '3306', meshctl.io/skip-inbound-ports: 1-65535, other: large}
   ownerReferences: [{apiVersion: apps/v1, kind: ReplicaSet, name: cart-7f9c, uid: u, controller: true}]
   managedFields: [{manager: kubelet}]
 spec:
   serviceAccountName: cart
   nodeName: node-1
   initContainers:
+  - {name: mesh-init, image: i, args: [init, --skip-inbound-ports=9000-9001, --skip-outbound-ports=25]}
   - {name: setup, image: i, ports: [{containerPort: 1}]}
   - {name: mesh-proxy, image: i, restartPolicy: Always, ports: [{containerPort: 15020, name: health}]}
   - {name: helper, image: i, restartPolicy: Always, ports: [{containerPort: 81, name: side}]}
@@ -143,7 +160,7 @@ status: {phase: Running, podIP: 10.1.0.2, podIPs: [{ip: 10.1.0.2}, {ip: 'fd00::2
         assert_eq!(pod.addresses, ["10.1.0.2".parse::<IpAddr>().unwrap(), "fd00::2".parse().unwrap()]);
         let ports: Vec<_> = pod.ports.iter().map(|port| (port.name.as_str(), port.port)).collect();
         assert_eq!(ports, [("http", 8080), ("side", 81)]);
-        assert!(pod.opaque_ports.contains(3306) && pod.skipped_ports.contains(9001));
+        assert!(pod.opaque_ports.contains(3306));
         assert!(!pod.metadata.annotations.contains_key("other"));
     }
 
@@ -153,8 +170,9 @@ status: {phase: Running, podIP: 10.1.0.2, podIPs: [{ip: 10.1.0.2}, {ip: 'fd00::2
             assert!(MESHED.contains(from), "{from}");
             read(&MESHED.replace(from, to)).service_account
         };
-        assert_eq!(account("meshctl.io/proxy-version: 0.1.0, ", ""), None, "a container of its own of that name");
-        assert_eq!(account("name: mesh-proxy", "name: another"), None, "an annotation alone");
+        assert_eq!(account("name: mesh-init", "name: another"), None, "a container of its own of that name");
+        assert_eq!(account("[init, ", "[sleep, "), None, "another of its own");
+        assert_eq!(account("name: mesh-proxy", "name: another"), None, "without a proxy");
         assert_eq!(account("name: mesh-proxy, image: i, restartPolicy: Always", "name: mesh-proxy, image: i"), None);
         let moved =
             MESHED.replace("name: mesh-proxy", "name: another").replace("name: cart, image", "name: mesh-proxy, image");
@@ -163,6 +181,25 @@ status: {phase: Running, podIP: 10.1.0.2, podIPs: [{ip: 10.1.0.2}, {ip: 'fd00::2
         assert_eq!((read(&host).service_account, read(&host).host_network), (None, true));
         let nameless = MESHED.replace("serviceAccountName: cart", "restartPolicy: Always");
         assert_eq!(read(&nameless).service_account.as_deref(), Some("default"));
+    }
+
+    #[test]
+    fn what_is_not_redirected_is_what_was_decided_when_it_started() {
+        let redirected = |arguments: &str| {
+            let text = MESHED.replace("--skip-inbound-ports=9000-9001", arguments);
+            let skipped = read(&text).skipped_ports;
+            [22, 25, 9000, 9001, 9002].map(|port| !skipped.contains(port))
+        };
+        assert_eq!(
+            redirected("--skip-inbound-ports=9000-9001"),
+            [true, true, false, false, true],
+            "no annotation's word"
+        );
+        assert_eq!(redirected("--skip-inbound-ports, '22,9002'"), [false, true, true, true, false]);
+        assert_eq!(redirected("--skip-inbound-ports=22, --skip-inbound-ports=25"), [true, false, true, true, true]);
+        for none in ["--skip-inbound-ports-not=22", "--uid=1", "--skip-inbound-ports=wrong"] {
+            assert_eq!(redirected(none), [true; 5], "{none}");
+        }
     }
 
     #[test]

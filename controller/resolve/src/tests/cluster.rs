@@ -26,10 +26,15 @@ pub(super) fn slice(name: &str, service: &str, rest: &str) -> Object {
 
 /// A meshed pod of the app `web`.
 fn pod(name: &str, addresses: &str, annotations: &str) -> Object {
+    pod_that_skips("", name, addresses, annotations)
+}
+
+/// The same, of which these ports are not redirected to its proxy.
+fn pod_that_skips(ports: &str, name: &str, addresses: &str, annotations: &str) -> Object {
     let ips: Vec<String> =
         addresses.split(' ').filter(|it| !it.is_empty()).map(|it| format!("{{ip: '{it}'}}")).collect();
     let text = format!(
-        "{{metadata: {{name: {name}, namespace: shop, labels: {{app: web}}, annotations: {{meshctl.io/proxy-version: 0.1.0{annotations}}}}}, spec: {{serviceAccountName: web, nodeName: node-1, initContainers: [{{name: mesh-proxy, restartPolicy: Always}}], containers: [{{name: web, ports: [{{name: http, containerPort: 8080}}]}}]}}, status: {{podIPs: [{}]}}}}",
+        "{{metadata: {{name: {name}, namespace: shop, labels: {{app: web}}, annotations: {{{annotations}}}}}, spec: {{serviceAccountName: web, nodeName: node-1, initContainers: [{{name: mesh-init, args: [init, '--skip-inbound-ports={ports}']}}, {{name: mesh-proxy, restartPolicy: Always}}], containers: [{{name: web, ports: [{{name: http, containerPort: 8080}}]}}]}}, status: {{podIPs: [{}]}}}}",
         ips.join(", ")
     );
     Object::Workload(crd::pod::pod(&from_yaml(&text)).unwrap())
@@ -202,7 +207,7 @@ fn headless_services_are_dialled_by_pod() {
 fn pods_on_their_nodes_network_are_told_apart_by_port() {
     let host = |name: &str, port: u16| {
         let text = format!(
-            "{{metadata: {{name: {name}, namespace: shop, annotations: {{meshctl.io/proxy-version: x}}}}, spec: {{hostNetwork: true, containers: [{{name: c, ports: [{{containerPort: {port}}}]}}]}}, status: {{podIPs: [{{ip: 10.0.0.1}}]}}}}"
+            "{{metadata: {{name: {name}, namespace: shop}}, spec: {{hostNetwork: true, initContainers: [{{name: mesh-init, args: [init]}}, {{name: mesh-proxy, restartPolicy: Always}}], containers: [{{name: c, ports: [{{containerPort: {port}}}]}}]}}, status: {{podIPs: [{{ip: 10.0.0.1}}]}}}}"
         );
         Object::Workload(crd::pod::pod(&from_yaml(&text)).unwrap())
     };
@@ -231,19 +236,21 @@ fn pods_on_their_nodes_network_are_told_apart_by_port() {
 
 #[test]
 fn ports_that_pass_the_proxy_by_or_carry_bytes() {
-    let with = |name: &str, address: &str, annotations: &str| {
-        let list = format!("ports: [{{name: http, port: 8080}}], endpoints: [{}]", endpoint(address, name, ""));
+    let with = |ports: &str, annotations: &str| {
+        let list = format!("ports: [{{name: http, port: 8080}}], endpoints: [{}]", endpoint("10.1.0.1", "a", ""));
         let service = service("web", "10.96.0.1", WEB);
-        facts(vec![service, pod(name, address, annotations), slice("web-1", "web", &list)])
+        facts(vec![service, pod_that_skips(ports, "a", "10.1.0.1", annotations), slice("web-1", "web", &list)])
     };
-    let skipped = with("a", "10.1.0.1", ", meshctl.io/skip-inbound-ports: '22,8000-8100'");
+    let annotated = with("", "meshctl.io/skip-inbound-ports: 1-65535");
+    assert_eq!(identities(&of(&annotated, "web", 80)), [true], "what somebody writes later makes nobody speak plain");
+    let skipped = with("22,8000-8100", "");
     assert_eq!(identities(&of(&skipped, "web", 80)), [false]);
     let Some(Outbound::Workload(direct)) = target(&skipped, "10.1.0.1:80") else { panic!() };
     assert!(direct.identity.is_some());
     let Some(Outbound::Workload(direct)) = target(&skipped, "10.1.0.1:22") else { panic!() };
     assert!(direct.identity.is_none());
 
-    let opaque = with("a", "10.1.0.1", ", meshctl.io/opaque-ports: '8080'");
+    let opaque = with("", "meshctl.io/opaque-ports: '8080'");
     let Some(Outbound::Service(web)) = target(&opaque, "10.96.0.1:80") else { panic!() };
     assert_eq!((web.protocol, of(&opaque, "web", 80).list[0].protocol), (Protocol::Tcp, Protocol::Tcp));
     let own = Caller {
@@ -253,7 +260,7 @@ fn ports_that_pass_the_proxy_by_or_carry_bytes() {
         addresses: vec!["10.1.0.1".parse().unwrap()],
     };
     assert_eq!(inbound(&opaque, &mesh(), &own).unwrap().ports[0].protocol, Protocol::Tcp);
-    let plain = with("a", "10.1.0.1", "");
+    let plain = with("", "");
     assert_eq!(inbound(&plain, &mesh(), &own).unwrap().ports[0].protocol, Protocol::Http1);
 }
 
@@ -268,7 +275,7 @@ fn a_namespace_speaks_for_its_pods_and_services() {
         own,
         service("web", "10.96.0.1", WEB),
         pod("a", "10.1.0.1", ""),
-        pod("b", "10.1.0.2", ", meshctl.io/skip-inbound-ports: '10'"),
+        pod_that_skips("10", "b", "10.1.0.2", ""),
     ]);
     let protocol = |address: &str| match target(&facts, address) {
         Some(Outbound::Service(service)) => service.protocol,
@@ -366,10 +373,9 @@ fn zones_come_from_nodes() {
 
 #[test]
 fn both_sides_spell_annotations_alike() {
-    assert_eq!(crd::pod::PROXY_VERSION, proto::names::PROXY_VERSION);
+    assert_eq!(crd::pod::INIT_CONTAINER, proto::names::INIT_CONTAINER);
     assert_eq!(crd::pod::PROXY_CONTAINER, proto::names::PROXY_CONTAINER);
     assert_eq!(crd::pod::OPAQUE_PORTS, proto::names::OPAQUE_PORTS);
-    assert_eq!(crd::pod::SKIP_INBOUND_PORTS, proto::names::SKIP_INBOUND_PORTS);
 }
 
 /// What a cluster's pods cost, facts and indices together, is small beside what the API server sends of them: about

@@ -19,7 +19,7 @@ fn service(name: &str, namespace: &str, spec: &str) -> Object {
 /// A meshed pod of the account `web`.
 fn pod(name: &str, node: &str, address: &str) -> Object {
     let text = format!(
-        "{{metadata: {{name: {name}, namespace: shop, annotations: {{meshctl.io/proxy-version: x}}}}, spec: {{serviceAccountName: web, nodeName: {node}, initContainers: [{{name: mesh-proxy, restartPolicy: Always}}]}}, status: {{podIPs: [{{ip: '{address}'}}]}}}}"
+        "{{metadata: {{name: {name}, namespace: shop}}, spec: {{serviceAccountName: web, nodeName: {node}, initContainers: [{{name: mesh-init, args: [init]}}, {{name: mesh-proxy, restartPolicy: Always}}]}}, status: {{podIPs: [{{ip: '{address}'}}]}}}}"
     );
     Object::Workload(crd::pod::pod(&from_yaml(&text)).unwrap())
 }
