@@ -49,11 +49,13 @@ pub const MESH: Chart = Chart {
         ("_helpers.tpl", include_str!("../../charts/mesh/templates/_helpers.tpl")),
         ("config.yaml", include_str!("../../charts/mesh/templates/config.yaml")),
         ("controller.yaml", include_str!("../../charts/mesh/templates/controller.yaml")),
+        ("dashboards.yaml", include_str!("../../charts/mesh/templates/dashboards.yaml")),
         ("identity.yaml", include_str!("../../charts/mesh/templates/identity.yaml")),
         ("injector.yaml", include_str!("../../charts/mesh/templates/injector.yaml")),
         ("namespace-guard.yaml", include_str!("../../charts/mesh/templates/namespace-guard.yaml")),
         ("namespace.yaml", include_str!("../../charts/mesh/templates/namespace.yaml")),
         ("rbac.yaml", include_str!("../../charts/mesh/templates/rbac.yaml")),
+        ("rules.yaml", include_str!("../../charts/mesh/templates/rules.yaml")),
         ("webhook.yaml", include_str!("../../charts/mesh/templates/webhook.yaml")),
     ],
 };

@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod watching;
+
 fn release() -> Release {
     Release {
         name: "mesh".to_owned(),

@@ -98,6 +98,7 @@ controlPlane:
   podDisruptionBudgets: true
   tolerations: [{key: a, operator: Exists}]
 networkPolicies: {enabled: false}
-prometheus: {scrapeAnnotations: false}
+prometheus: {scrapeAnnotations: false, rules: true, ruleLabels: {release: stack}}
+grafana: {dashboards: true}
 injector: {resources: {requests: null}}
 "#;
