@@ -192,6 +192,9 @@ pub struct CheckArgs {
     /// Before installing: is this cluster ready for a mesh?
     #[arg(long, conflicts_with = "proxy")]
     pub pre: bool,
+    /// What is to be installed, with --pre.
+    #[command(flatten)]
+    pub values: ValuesArgs,
     /// Ask every proxy as well: version, certificate, age of its picture
     #[arg(long)]
     pub proxy: bool,

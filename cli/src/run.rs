@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
+use serde_json::Value;
 
 use crate::args::{Args, CheckArgs, Command, ScopeArgs, Shell};
 use crate::check::{Lines, Report};
@@ -81,8 +82,11 @@ async fn ask(args: &Args) -> anyhow::Result<()> {
         _ => {}
     }
     if let Command::Check(check) = &args.command {
-        return Box::pin(check::run(async || Box::pin(check_once(args, check)).await, check.wait, args.format()?))
-            .await;
+        let overrides = install::overrides(serde_json::Map::new().into(), &check.values)?;
+        let has_values = overrides.as_object().is_some_and(|values| !values.is_empty());
+        anyhow::ensure!(check.pre || !has_values, "values are those of an installation to come: they go with --pre");
+        let look = async || Box::pin(check_once(args, check, &overrides)).await;
+        return Box::pin(check::run(look, check.wait, args.format()?)).await;
     }
     match kubernetes::place(args.demo_dir.as_deref(), &args.cluster) {
         Place::Demo => ask_demo(args).await,
@@ -91,7 +95,7 @@ async fn ask(args: &Args) -> anyhow::Result<()> {
 }
 
 /// One look at whatever is there now: a demo, or a cluster, that is about to start is waited for by looking again.
-async fn check_once(args: &Args, check: &CheckArgs) -> anyhow::Result<Report> {
+async fn check_once(args: &Args, check: &CheckArgs, overrides: &Value) -> anyhow::Result<Report> {
     let no_demo = match kubernetes::place(args.demo_dir.as_deref(), &args.cluster) {
         Place::Demo => {
             anyhow::ensure!(
@@ -105,7 +109,8 @@ async fn check_once(args: &Args, check: &CheckArgs) -> anyhow::Result<Report> {
     };
     let cluster = kubernetes::connect_there(&args.cluster, no_demo).await?;
     if check.pre {
-        return Ok(check::before::judge(&Box::pin(check::fetch::before(&cluster)).await));
+        let desired = install::desired(overrides, &cluster.version.git_version)?;
+        return Ok(check::before::judge(&Box::pin(check::fetch::before(&cluster, &desired)).await));
     }
     let (mut sections, scope) = match &check.namespace {
         Some(namespace) => (check_namespace(&cluster, namespace, None).await, Some(namespace.clone())),

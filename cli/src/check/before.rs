@@ -7,6 +7,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::ResourceExt as _;
 use proto::names;
 
+use crate::install::preflight::{self, Right};
 use crate::table;
 
 use super::fetch::Fetched;
@@ -25,8 +26,8 @@ pub struct Before {
     pub now_ms: u64,
     /// The API server's clock at that moment.
     pub date_ms: Fetched<u64>,
-    /// What the account of the kubeconfig may do.
-    pub rights: Vec<(Right, Fetched<bool>)>,
+    /// What the account of the kubeconfig may not do, of all that an installation does.
+    pub rights: Fetched<Vec<Right>>,
     /// The CRD of HTTPRoutes.
     pub gateway: Fetched<Option<CustomResourceDefinition>>,
     /// All namespaces.
@@ -37,19 +38,6 @@ pub struct Before {
     pub leases: Fetched<Vec<Lease>>,
     /// A controller that is there already.
     pub installed: Fetched<Option<Deployment>>,
-}
-
-/// Something an installation must be allowed to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Right {
-    /// As RBAC says it.
-    pub verb: &'static str,
-    /// API group; empty for the first.
-    pub group: &'static str,
-    /// Plural.
-    pub resource: &'static str,
-    /// In the mesh's namespace; else everywhere.
-    pub namespaced: bool,
 }
 
 /// What it means.
@@ -90,17 +78,14 @@ fn version(facts: &Before, lines: &mut Lines) {
     }
 }
 
-fn rights(rights: &[(Right, Fetched<bool>)], lines: &mut Lines) {
-    let refused: Vec<&Right> = rights.iter().filter(|(_, may)| *may == Ok(false)).map(|(right, _)| right).collect();
-    if let Some((_, Err(why))) = rights.iter().find(|(_, may)| may.is_err()) {
-        lines.warning("rights", format!("your rights could not be asked for: {why}"), "kubectl auth can-i --list");
-    }
-    if let Some(first) = refused.first() {
-        let named: Vec<String> = refused.iter().map(|right| format!("{} {}", right.verb, right.resource)).collect();
-        let text = format!("you may not {}", some(&named));
-        lines.failed("rights", text, &format!("ask for cluster-admin, then: {}", first.question()));
-    } else if rights.iter().all(|(_, may)| *may == Ok(true)) {
-        lines.passed("rights", "you may create everything that an installation consists of");
+fn rights(missing: &Fetched<Vec<Right>>, lines: &mut Lines) {
+    match missing.as_deref() {
+        Err(why) => lines.warning("rights", why.clone(), "kubectl auth can-i --list"),
+        Ok([]) => lines.passed("rights", "you may create everything that an installation consists of"),
+        Ok([first, ..]) => {
+            let text = format!("you may not {}", preflight::listed(missing.as_deref().unwrap_or_default()));
+            lines.failed("rights", text, &format!("ask for cluster-admin, then: {}", first.question()));
+        }
     }
 }
 
@@ -270,43 +255,10 @@ fn present(installed: &Fetched<Option<Deployment>>, lines: &mut Lines) {
     }
 }
 
-impl Right {
-    const fn new(verb: &'static str, group: &'static str, resource: &'static str, namespaced: bool) -> Self {
-        Self { verb, group, resource, namespaced }
-    }
-
-    fn question(self) -> String {
-        let dot = if self.group.is_empty() { "" } else { "." };
-        let namespace = if self.namespaced { " -n mesh-system" } else { "" };
-        format!("kubectl auth can-i {} {}{dot}{}{namespace}", self.verb, self.resource, self.group)
-    }
-}
-
-/// Rights that an installation needs, `patch` for server-side apply.
-pub const NEEDED: [Right; 17] = [
-    Right::new("create", "", "namespaces", false),
-    Right::new("patch", "apiextensions.k8s.io", "customresourcedefinitions", false),
-    Right::new("patch", "rbac.authorization.k8s.io", "clusterroles", false),
-    Right::new("patch", "rbac.authorization.k8s.io", "clusterrolebindings", false),
-    Right::new("patch", "admissionregistration.k8s.io", "mutatingwebhookconfigurations", false),
-    Right::new("patch", "admissionregistration.k8s.io", "validatingwebhookconfigurations", false),
-    Right::new("patch", "rbac.authorization.k8s.io", "roles", true),
-    Right::new("patch", "rbac.authorization.k8s.io", "rolebindings", true),
-    Right::new("patch", "", "serviceaccounts", true),
-    Right::new("patch", "", "services", true),
-    Right::new("patch", "", "configmaps", true),
-    Right::new("create", "", "secrets", true),
-    Right::new("patch", "apps", "deployments", true),
-    Right::new("patch", "policy", "poddisruptionbudgets", true),
-    Right::new("patch", "networking.k8s.io", "networkpolicies", true),
-    Right::new("list", "", "pods", false),
-    Right::new("list", "", "nodes", false),
-];
-
 /// Name of the CRD whose presence stands for the Gateway API's.
 pub const HTTP_ROUTES: &str = "httproutes.gateway.networking.k8s.io";
 const GATEWAY_API: &str =
-    "https://github.com/kubernetes-sigs/gateway-api/releases/download/v1.5.1/standard-install.yaml";
+    "https://github.com/kubernetes-sigs/gateway-api/releases/download/v1.6.3/standard-install.yaml";
 const BUNDLE_VERSION: &str = "gateway.networking.k8s.io/bundle-version";
 const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
 /// Native sidecars without a feature gate.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Namespace, Node, Pod, PodSpec, Secret};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -19,11 +18,13 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use crate::exposition;
+use crate::install::object::Object;
+use crate::install::preflight;
 use crate::kubernetes::{Cluster, explain};
 use crate::transport::TransportError;
 use crate::transport::port_forward::{PortForward, all, is_meshed};
 
-use super::before::{self, Before, Right};
+use super::before::{self, Before};
 use super::installed::Installed;
 use super::trust::Validity;
 
@@ -54,12 +55,12 @@ pub struct Replica {
     pub issuer: Option<Validity>,
 }
 
-/// Everything that `check --pre` looks at.
-pub async fn before(cluster: &Cluster) -> Before {
+/// Everything that `check --pre` looks at, where these objects would be installed.
+pub async fn before(cluster: &Cluster, desired: &[Object]) -> Before {
     let client = &cluster.client;
     let (date_ms, rights, gateway, namespaces, nodes, leases, installed) = tokio::join!(
         date_ms(client),
-        rights(client),
+        preflight::missing(client, desired),
         one(Api::<CustomResourceDefinition>::all(client.clone()), before::HTTP_ROUTES),
         listed::<Namespace>(Api::all(client.clone())),
         listed::<Node>(Api::all(client.clone())),
@@ -72,7 +73,7 @@ pub async fn before(cluster: &Cluster) -> Before {
         minor_version: cluster.minor_version(),
         now_ms: crate::now_ms(),
         date_ms,
-        rights,
+        rights: rights.map_err(|error| error.to_string()),
         gateway,
         namespaces,
         nodes,
@@ -237,29 +238,6 @@ fn http_request(path: &str) -> Fetched<hyper::Request<Body>> {
     hyper::Request::get(path).body(Body::empty()).map_err(|error| error.to_string())
 }
 
-/// Asks for every right that an installation needs.
-async fn rights(client: &Client) -> Vec<(Right, Fetched<bool>)> {
-    let api: Api<SelfSubjectAccessReview> = Api::all(client.clone());
-    let reviews = before::NEEDED.iter().map(|right| {
-        let api = api.clone();
-        async move {
-            let attributes = ResourceAttributes {
-                group: Some(right.group.to_owned()),
-                namespace: right.namespaced.then(|| names::SYSTEM_NAMESPACE.to_owned()),
-                resource: Some(right.resource.to_owned()),
-                verb: Some(right.verb.to_owned()),
-                ..ResourceAttributes::default()
-            };
-            let spec =
-                SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), non_resource_attributes: None };
-            let review = SelfSubjectAccessReview { spec, ..SelfSubjectAccessReview::default() };
-            let answer = said(api.create(&PostParams::default(), &review)).await;
-            (*right, answer.map(|answer| answer.status.is_some_and(|status| status.allowed)))
-        }
-    });
-    stream::iter(reviews).buffered(AT_ONCE).collect().await
-}
-
 /// Our kinds that the API server has, established or not.
 async fn kinds(client: &Client) -> Vec<(&'static str, Fetched<Option<CustomResourceDefinition>>)> {
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
@@ -316,3 +294,74 @@ const ISSUER_BEGIN: &str = "mesh_identity_issuer_begin_timestamp_seconds";
 const ISSUER_END: &str = "mesh_identity_issuer_expiry_timestamp_seconds";
 const NODE_LEASES: &str = "kube-node-lease";
 const AT_ONCE: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use http_body_util::{BodyExt as _, Full};
+    use hyper::body::Incoming;
+    use hyper::service::service_fn;
+    use hyper::{Request, Response};
+    use hyper_util::rt::TokioIo;
+    use k8s_openapi::apimachinery::pkg::version::Info;
+    use parking_lot::Mutex;
+    use serde_json::{Value, json};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::check::Outcome;
+
+    type Asked = Arc<Mutex<BTreeSet<String>>>;
+
+    /// An API server that knows rights only, and gives all but one.
+    async fn reluctant(asked: Asked) -> Cluster {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let asked = asked.clone();
+                let answer = service_fn(move |request| answer(request, asked.clone()));
+                let connection = hyper::server::conn::http1::Builder::new();
+                tokio::spawn(connection.serve_connection(TokioIo::new(stream), answer));
+            }
+        });
+        let client = Client::try_from(kube::Config::new(server.parse().unwrap())).unwrap();
+        let version = Info { git_version: "v1.34.4".to_owned(), ..Info::default() };
+        Cluster { client, server, namespace: "default".to_owned(), version }
+    }
+
+    async fn answer(request: Request<Incoming>, asked: Asked) -> Result<Response<Full<Bytes>>, hyper::Error> {
+        let reviews = request.uri().path().ends_with("/selfsubjectaccessreviews");
+        let body = request.into_body().collect().await?.to_bytes();
+        let (code, body) = if reviews {
+            let mut review: Value = serde_json::from_slice(&body).unwrap();
+            let right = &review["spec"]["resourceAttributes"];
+            asked.lock().insert(right.to_string());
+            let refused = right["verb"] == "patch" && right["resource"] == "validatingadmissionpolicies";
+            review["status"] = json!({"allowed": !refused});
+            (201, review)
+        } else {
+            (404, json!({"kind": "Status", "status": "Failure", "code": 404}))
+        };
+        let answer = Response::builder().status(code).header("content-type", "application/json");
+        Ok(answer.body(Full::from(body.to_string())).unwrap())
+    }
+
+    #[tokio::test]
+    async fn the_rights_that_are_checked_are_those_that_an_installation_needs() {
+        let asked: Asked = Arc::default();
+        let cluster = reluctant(asked.clone()).await;
+        let desired = crate::install::desired(&json!({}), &cluster.version.git_version).unwrap();
+        let refusal = preflight::rights(&cluster.client, &desired).await.unwrap_err().to_string();
+        let needed = std::mem::take(&mut *asked.lock());
+        assert!(refusal.starts_with("you may not patch validatingadmissionpolicies in this cluster"), "{refusal}");
+
+        let report = before::judge(&before(&cluster, &desired).await);
+        assert_eq!(*asked.lock(), needed);
+        let line = report.checks.iter().find(|line| line.name == "rights").unwrap();
+        assert_eq!((line.outcome, line.text.as_str()), (Outcome::Failed, "you may not patch validatingadmissionpolicies"));
+    }
+}

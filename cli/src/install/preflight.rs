@@ -9,7 +9,7 @@ use crate::kubernetes::Cluster;
 
 use super::apply::{Live, MANAGED_BY};
 
-pub use rights::{rights, rights_to_remove};
+pub use rights::{Right, listed, missing, rights, rights_to_remove};
 
 /// Refuses a cluster that has no native sidecars.
 pub fn version(cluster: &Cluster) -> anyhow::Result<()> {

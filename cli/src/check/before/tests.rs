@@ -30,7 +30,7 @@ fn ready() -> Before {
         minor_version: Some((1, 34)),
         now_ms: NOW,
         date_ms: Ok(NOW + 900),
-        rights: NEEDED.iter().map(|right| (*right, Ok(true))).collect(),
+        rights: Ok(Vec::new()),
         gateway: Ok(Some(gateway_crd("v1"))),
         namespaces: Ok(vec![namespace("shop", None), namespace("kube-system", Some("restricted"))]),
         nodes: Ok(vec![node]),
@@ -66,6 +66,16 @@ fn lease(renewed_ms: u64) -> Lease {
     }
 }
 
+fn right(verb: &str) -> Right {
+    Right {
+        group: "apps".into(),
+        resource: "deployments".into(),
+        verb: verb.into(),
+        namespace: Some(names::SYSTEM_NAMESPACE.into()),
+        name: None,
+    }
+}
+
 fn info(facts: &mut Before) -> &mut NodeSystemInfo {
     let node = &mut facts.nodes.as_mut().unwrap()[0];
     node.status.as_mut().unwrap().node_info.as_mut().unwrap()
@@ -98,6 +108,14 @@ fn each_thing_that_can_be_wrong() {
 }
 
 #[test]
+fn the_gateway_api_that_is_recommended_is_the_one_that_is_tested() {
+    let module = concat!(env!("CARGO_MANIFEST_DIR"), "/../integration-tests/kubernetes/gateway-api/go.mod");
+    let module = std::fs::read_to_string(module).unwrap();
+    let version = module.split("sigs.k8s.io/gateway-api ").nth(1).unwrap().split_whitespace().next().unwrap();
+    assert!(GATEWAY_API.contains(&format!("/{version}/")), "{version}: {GATEWAY_API}");
+}
+
+#[test]
 fn what_may_not_be_read_is_said_and_nothing_else_suffers() {
     let mut facts = ready();
     let refused = || "nodes is forbidden".to_owned();
@@ -116,16 +134,16 @@ const CASES: &[Case] = &[
     ("version", |facts| facts.minor_version = None, Outcome::Warning, "not understood", "1.29"),
     (
         "rights",
-        |facts| facts.rights[1].1 = Ok(false),
+        |facts| facts.rights = Ok(vec![right("create"), right("patch")]),
         Outcome::Failed,
-        "may not patch customresourcedefinitions",
-        "kubectl auth can-i patch customresourcedefinitions.apiextensions.k8s.io",
+        "may not create/patch deployments",
+        "kubectl auth can-i create deployments.apps --namespace mesh-system",
     ),
     (
         "rights",
-        |facts| facts.rights[1].1 = Err("no".into()),
+        |facts| facts.rights = Err("your rights cannot be asked for: no".into()),
         Outcome::Warning,
-        "could not be asked for",
+        "cannot be asked for",
         "can-i --list",
     ),
     ("clock", |facts| facts.date_ms = Ok(NOW + 61_000), Outcome::Warning, "is 1m01s behind the API server's", "NTP"),

@@ -15,26 +15,38 @@ use crate::kubernetes::explain;
 
 /// One right, as RBAC says it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Right {
-    group: String,
+pub struct Right {
+    /// API group; empty for the first.
+    pub group: String,
     /// Plural, with a subresource behind a slash.
-    resource: String,
-    verb: String,
+    pub resource: String,
+    /// What is done.
+    pub verb: String,
     /// Everywhere where there is none.
-    namespace: Option<String>,
+    pub namespace: Option<String>,
     /// Of one object only.
-    name: Option<String>,
+    pub name: Option<String>,
+}
+
+impl Right {
+    /// The command that asks for it.
+    pub fn question(&self) -> String {
+        let Self { group, resource, verb, namespace, name } = self;
+        let (resource, subresource) = match resource.split_once('/') {
+            Some((resource, subresource)) => (resource, format!(" --subresource={subresource}")),
+            None => (resource.as_str(), String::new()),
+        };
+        let dot = if group.is_empty() { "" } else { "." };
+        let name = name.as_ref().map(|name| format!("/{name}")).unwrap_or_default();
+        let namespace = namespace.as_ref().map(|namespace| format!(" --namespace {namespace}")).unwrap_or_default();
+        format!("kubectl auth can-i {verb} {resource}{dot}{group}{name}{subresource}{namespace}")
+    }
 }
 
 /// Says in one sentence which rights are missing to install `objects`, and to delete them when a later version has them no
 /// more.
 pub async fn rights(client: &Client, objects: &[Object]) -> anyhow::Result<()> {
-    let mut missing = refused(client, wanted(objects)).await?;
-    // Who may not give away rights at will may still give away those they have.
-    if missing.iter().any(is_of_grants) && refused(client, granted(objects)).await?.is_empty() {
-        missing.retain(|right| !is_of_grants(right));
-    }
-    match sentence(&missing) {
+    match sentence(&missing(client, objects).await?) {
         Some(sentence) => bail!("{sentence}"),
         None => Ok(()),
     }
@@ -46,6 +58,16 @@ pub async fn rights_to_remove(client: &Client, keys: &[Key]) -> anyhow::Result<(
         Some(sentence) => bail!("{sentence}"),
         None => Ok(()),
     }
+}
+
+/// The rights to install `objects` that the account does not have.
+pub async fn missing(client: &Client, objects: &[Object]) -> anyhow::Result<Vec<Right>> {
+    let mut missing = refused(client, wanted(objects)).await?;
+    // Who may not give away rights at will may still give away those they have.
+    if missing.iter().any(is_of_grants) && refused(client, granted(objects)).await?.is_empty() {
+        missing.retain(|right| !is_of_grants(right));
+    }
+    Ok(missing)
 }
 
 fn unwanted(keys: &[Key]) -> BTreeSet<Right> {
@@ -178,20 +200,25 @@ fn granted(objects: &[Object]) -> BTreeSet<Right> {
 
 /// One sentence about all rights that are missing.
 fn sentence(missing: &[Right]) -> Option<String> {
-    let mut verbs: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for right in missing {
-        verbs.entry(&right.resource).or_default().insert(&right.verb);
-    }
-    let each: Vec<String> = verbs
-        .iter()
-        .map(|(resource, verbs)| format!("{} {resource}", verbs.iter().copied().collect::<Vec<_>>().join("/")))
-        .collect();
-    (!each.is_empty()).then(|| {
+    (!missing.is_empty()).then(|| {
         format!(
             "you may not {} in this cluster; nothing was changed: ask for cluster-admin, or somebody who has it",
-            each.join(", ")
+            listed(missing)
         )
     })
+}
+
+/// `create/patch roles, delete services`: each resource once.
+pub fn listed(rights: &[Right]) -> String {
+    let mut verbs: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for right in rights {
+        verbs.entry(&right.resource).or_default().insert(&right.verb);
+    }
+    let each = verbs.iter().map(|(resource, verbs)| {
+        let verbs: Vec<&str> = verbs.iter().copied().collect();
+        format!("{} {resource}", verbs.join("/"))
+    });
+    each.collect::<Vec<_>>().join(", ")
 }
 
 const AT_ONCE: usize = 8;
