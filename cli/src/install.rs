@@ -102,6 +102,9 @@ pub async fn install(cluster: &Cluster, overrides: Value, way: &Way) -> anyhow::
     let (first, later): (Vec<Object>, Vec<Object>) =
         desired.into_iter().partition(|object| object.key.kind == "Namespace");
     let mut run = Run { cluster, way, deadline, progress, live, report: Report::default() };
+    for object in first.iter().filter(|object| !run.live.contains_key(&object.key)) {
+        apply::create_marked(&cluster.client, &object.key).await?;
+    }
     run.apply(first).await?;
     let lock = Lock::take(&cluster.client, &mut run.progress).await?;
     lock.hold(run.all(later, after)).await?;

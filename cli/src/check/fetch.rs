@@ -362,6 +362,9 @@ mod tests {
         let report = before::judge(&before(&cluster, &desired).await);
         assert_eq!(*asked.lock(), needed);
         let line = report.checks.iter().find(|line| line.name == "rights").unwrap();
-        assert_eq!((line.outcome, line.text.as_str()), (Outcome::Failed, "you may not patch validatingadmissionpolicies"));
+        assert_eq!(
+            (line.outcome, line.text.as_str()),
+            (Outcome::Failed, "you may not patch validatingadmissionpolicies")
+        );
     }
 }

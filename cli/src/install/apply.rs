@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use anyhow::bail;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use kube::Client;
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy};
+use kube::api::{
+    DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
+};
 use serde_json::{Value, json};
 
 use crate::kubernetes::{explain, is_missing};
@@ -140,6 +142,51 @@ pub async fn delete(client: &Client, key: &Key, uid: Option<String>) -> anyhow::
     }
 }
 
+/// Deletes an object as it was seen: not if anything of it has changed since. Says whether it did.
+pub async fn delete_seen(client: &Client, key: &Key, seen: &ObjectMeta) -> anyhow::Result<bool> {
+    let preconditions = Preconditions { uid: seen.uid.clone(), resource_version: seen.resource_version.clone() };
+    let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
+    match key.api(client).delete(&key.name, &parameters).await {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => Ok(false),
+        Err(error) => bail!("{key} cannot be deleted: {}", explain(&error)),
+    }
+}
+
+/// Makes an object that is not there, with a mark that tells it from one that was: [`was_created`]. The mark belongs to another
+/// writer than what is applied later, so that it stays, and no object that was there before can get it.
+pub async fn create_marked(client: &Client, key: &Key) -> anyhow::Result<()> {
+    let Key { api_version, kind, namespace, name } = key;
+    let metadata = json!({"name": name, "namespace": namespace, "annotations": {CREATED_BY: MANAGER}});
+    let object = serde_json::from_value(json!({"apiVersion": api_version, "kind": kind, "metadata": metadata}));
+    let object: DynamicObject = object.expect("an object of a key is whole");
+    let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+    match key.api(client).create(&parameters, &object).await {
+        Ok(_) => Ok(()),
+        // Somebody else was faster: it is theirs.
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        Err(error) => bail!("{key} cannot be made: {}", explain(&error)),
+    }
+}
+
+/// Whether [`create_marked`] made an object.
+pub fn was_created(metadata: &ObjectMeta) -> bool {
+    metadata.annotations.as_ref().is_some_and(|all| all.get(CREATED_BY).is_some_and(|by| by == MANAGER))
+}
+
+/// Takes back what was applied to an object that stays.
+pub async fn give_back(client: &Client, key: &Key, seen: &ObjectMeta) -> anyhow::Result<()> {
+    let metadata = json!({"name": key.name, "namespace": key.namespace, "uid": seen.uid});
+    let nothing = json!({"apiVersion": key.api_version, "kind": key.kind, "metadata": metadata});
+    let applied = key.api(client).patch(&key.name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&nothing)).await;
+    match applied {
+        Ok(_) => Ok(()),
+        // It is gone, or another one by now.
+        Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => Ok(()),
+        Err(error) => bail!("what was applied to {key} cannot be taken back: {}", explain(&error)),
+    }
+}
+
 /// Whether we made an object.
 pub fn is_ours(object: &DynamicObject) -> bool {
     is_made_by(object, MANAGER)
@@ -153,6 +200,8 @@ fn is_made_by(object: &DynamicObject, maker: &str) -> bool {
 pub const MANAGER: &str = "meshctl";
 /// The usual label for who manages an object.
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Annotation of what an installation found missing and made.
+const CREATED_BY: &str = "meshctl.io/created-by";
 const AT_ONCE: usize = 8;
 
 #[cfg(test)]

@@ -96,6 +96,8 @@ impl Lock {
         let mut terminate = signal(SignalKind::terminate())?;
         let interrupted = || anyhow!("interrupted; run the same command again to go on");
         let result = tokio::select! {
+            // Work that ends with the namespace ends the Lease as well.
+            biased;
             result = work => result,
             lost = self.keep() => Err(lost),
             _ = interrupt.recv() => Err(interrupted()),

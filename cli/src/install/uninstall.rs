@@ -1,23 +1,17 @@
 //! `meshctl uninstall`: everything of an installation out of a cluster, webhooks first so that nobody's pods wait.
 //!
 //! Refused while pods have a proxy, with when their certificates end ([`farewell`]). What the injector wrote onto namespaces
-//! goes as well ([`namespaces`]); what their owners wrote stays.
+//! goes as well ([`namespaces`]); what their owners wrote stays. The mesh's own Namespace goes if an installation made it, and
+//! if nothing of anybody else's is in it ([`strangers`]). Nobody can install meanwhile: the lock is held for all of it.
 
 pub mod farewell;
 pub mod namespaces;
+pub mod strangers;
 
 use std::time::Duration;
 
 use anyhow::bail;
-use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
-use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::core::v1::{
-    ConfigMap, LimitRange, Namespace, PersistentVolumeClaim, ResourceQuota, Secret, Service, ServiceAccount,
-};
-use k8s_openapi::api::networking::v1::NetworkPolicy;
-use k8s_openapi::api::rbac::v1::RoleBinding;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret};
 use kube::Client;
 use kube::api::{Api, ListParams, PartialObjectMeta};
 use proto::names;
@@ -31,6 +25,7 @@ use crate::kubernetes::{self, Cluster, ClusterArgs, explain};
 use crate::output;
 use crate::transport::port_forward::PortForward;
 
+use super::apply::Live;
 use super::lock::Lock;
 use super::object::{Key, Object};
 use super::progress::Progress;
@@ -59,77 +54,219 @@ pub async fn run(args: &UninstallArgs, cluster: &ClusterArgs, format: Output) ->
 
 async fn uninstall(cluster: &Cluster, args: &UninstallArgs) -> anyhow::Result<Report> {
     let client = &cluster.client;
-    preflight::rights_to_remove(client, &keys(None, &cluster.version.git_version)?).await?;
+    let kube_version = &cluster.version.git_version;
+    preflight::rights_to_remove(client, &keys(None, kube_version)?).await?;
     let record = Record::read(client).await?;
-    let keys = keys(record.as_ref(), &cluster.version.git_version)?;
-    preflight::owner(&apply::live(client, keys.iter()).await?)?;
-    let (mut progress, mut report) = (Progress::new(), Report::default());
-    let meshed = proxies::meshed(client).await?;
-    if !meshed.is_empty() {
-        progress.wait("asking the proxies when their certificates end");
+    preflight::owner(&apply::live(client, keys(record.as_ref(), kube_version)?.iter()).await?)?;
+    let deadline = Instant::now() + args.timeout;
+    let mut run =
+        Run { cluster, args, deadline, progress: Progress::new(), report: Report::default(), namespace: Fate::Absent };
+    run.meshed_pods(record.as_ref()).await?;
+    if can_be_locked(client).await? {
+        let lock = Lock::take(client, &mut run.progress).await?;
+        lock.hold(run.all()).await?;
+    } else {
+        run.all().await?;
+    }
+    run.namespace_ended().await?;
+    run.progress.done("the mesh is uninstalled");
+    Ok(run.report)
+}
+
+/// One uninstallation under way.
+struct Run<'a> {
+    cluster: &'a Cluster,
+    args: &'a UninstallArgs,
+    deadline: Instant,
+    progress: Progress,
+    report: Report,
+    namespace: Fate,
+}
+
+/// What becomes of our namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Fate {
+    Absent,
+    Kept,
+    /// The one with this uid ends.
+    Ends(Option<String>),
+}
+
+impl Run<'_> {
+    /// Refuses while pods have a proxy, unless told otherwise.
+    async fn meshed_pods(&mut self, record: Option<&Record>) -> anyhow::Result<()> {
+        let client = &self.cluster.client;
+        let meshed = proxies::meshed(client).await?;
+        if meshed.is_empty() {
+            return Ok(());
+        }
+        self.progress.wait("asking the proxies when their certificates end");
         let farewells = farewell::ask(&PortForward::new(client.clone(), None), &meshed, PATIENCE).await;
-        let lifetime = lifetime(record.as_ref());
-        if !args.force {
-            drop(progress);
+        let lifetime = lifetime(record);
+        if !self.args.force {
+            self.progress = Progress::new();
             bail!("{}", farewell::refusal(&farewells, &lifetime, crate::now_ms()));
         }
         let ends = farewell::span(&farewells, &lifetime, crate::now_ms());
-        report.kept.push(format!("proxies of {}, until they are restarted: their {ends}", many(meshed.len(), "pod")));
+        let kept = format!("proxies of {}, until they are restarted: their {ends}", many(meshed.len(), "pod"));
+        self.report.kept.push(kept);
+        Ok(())
     }
-    if can_be_locked(client).await? {
-        let lock = Lock::take(client, &mut progress).await?;
-        lock.hold(objects(client, &keys, args.crds, &mut progress, &mut report)).await?;
-    } else {
-        objects(client, &keys, args.crds, &mut progress, &mut report).await?;
-    }
-    namespace(client, Instant::now() + args.timeout, &mut progress, &mut report).await?;
-    // Last, because an identity or a controller that is still ending might write them again.
-    for (key, uid) in bundles(client).await? {
-        if apply::delete(client, &key, uid).await? {
-            report.deleted.push(key.to_string());
-        }
-    }
-    let xmesh = key("gateway.networking.x-k8s.io/v1alpha1", "XMesh", None, XMESH);
-    if apply::delete_made_by(client, &xmesh, names::CONTROLLER_ACCOUNT).await? {
-        report.deleted.push(xmesh.to_string());
-    }
-    namespaces::take_back(client, &mut report).await?;
-    progress.done("the mesh is uninstalled");
-    Ok(report)
-}
 
-async fn objects(
-    client: &Client,
-    keys: &[Key],
-    with_crds: bool,
-    progress: &mut Progress,
-    report: &mut Report,
-) -> anyhow::Result<()> {
-    for key in keys {
-        if key.kind == "CustomResourceDefinition" && !with_crds {
-            report.kept.push(format!("{key} and its objects (--crds deletes them)"));
-            continue;
+    /// What has to happen while nobody installs: all of it. The Namespace is last, because the lock goes with it.
+    async fn all(&mut self) -> anyhow::Result<()> {
+        let client = &self.cluster.client;
+        // Whoever had the lock before us may have changed what there is.
+        let record = Record::read(client).await?;
+        let keys = keys(record.as_ref(), &self.cluster.version.git_version)?;
+        let live = apply::live(client, keys.iter()).await?;
+        preflight::owner(&live)?;
+        self.objects(&keys, &live).await?;
+        // An identity or a controller that is still ending might write again what is deleted now.
+        self.pods_ended().await?;
+        self.made_by_programs().await?;
+        namespaces::take_back(client, &mut self.report).await?;
+        let record = key("v1", "ConfigMap", Some(names::SYSTEM_NAMESPACE.to_owned()), record::NAME);
+        self.delete(&record, None).await?;
+        self.namespace().await
+    }
+
+    async fn objects(&mut self, keys: &[Key], live: &Live) -> anyhow::Result<()> {
+        for key in keys {
+            let Some(object) = live.get(key).filter(|object| apply::is_ours(object)) else { continue };
+            match key.kind.as_str() {
+                "Namespace" => {}
+                "CustomResourceDefinition" if !self.args.crds => {
+                    self.report.kept.push(format!("{key} and its objects (--crds deletes them)"));
+                }
+                _ => self.delete(key, object.metadata.uid.clone()).await?,
+            }
         }
-        if key.kind != "Namespace" {
-            delete(client, key, progress, report).await?;
+        Ok(())
+    }
+
+    /// Waits until no program of the control plane runs any more.
+    async fn pods_ended(&mut self) -> anyhow::Result<()> {
+        let pods: Api<Pod> = Api::namespaced(self.cluster.client.clone(), names::SYSTEM_NAMESPACE);
+        let ours = ListParams::default().labels("app.kubernetes.io/part-of=mesh");
+        loop {
+            let left = pods.list_metadata(&ours).await;
+            let left = left.map_err(|error| anyhow::anyhow!("the pods cannot be listed: {}", explain(&error)))?;
+            let Some(first) = left.items.first() else { return Ok(()) };
+            let name = first.metadata.name.as_deref().unwrap_or_default();
+            if Instant::now() >= self.deadline {
+                bail!(
+                    "pod {name} of the control plane does not end (is its node there?); run the same command again, or take \
+                     it away with: kubectl --namespace {} delete pod {name} --force",
+                    names::SYSTEM_NAMESPACE
+                );
+            }
+            self.progress.wait(&format!("pod {name} is ending"));
+            sleep(Duration::from_millis(250)).await;
         }
     }
-    for key in left_in_system(client).await? {
-        if apply::delete(client, &key, None).await? {
-            report.deleted.push(key.to_string());
+
+    /// What programs of ours made by themselves, in our namespace and elsewhere.
+    async fn made_by_programs(&mut self) -> anyhow::Result<()> {
+        let client = &self.cluster.client;
+        let system = || Some(names::SYSTEM_NAMESPACE.to_owned());
+        for lease in [names::CONTROLLER_ACCOUNT, names::IDENTITY_ACCOUNT] {
+            self.delete(&key("coordination.k8s.io/v1", "Lease", system(), lease), None).await?;
         }
+        if issuer_is_made(client).await? {
+            self.delete(&key("v1", "Secret", system(), ISSUER), None).await?;
+        }
+        for (key, uid) in bundles(client).await? {
+            self.delete(&key, uid).await?;
+        }
+        let xmesh = key("gateway.networking.x-k8s.io/v1alpha1", "XMesh", None, XMESH);
+        if apply::delete_made_by(client, &xmesh, names::CONTROLLER_ACCOUNT).await? {
+            self.report.deleted.push(xmesh.to_string());
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// With a uid it is that one, or none.
+    async fn delete(&mut self, key: &Key, uid: Option<String>) -> anyhow::Result<()> {
+        self.progress.wait(&format!("deleting {key}"));
+        if apply::delete(&self.cluster.client, key, uid).await? {
+            self.report.deleted.push(key.to_string());
+        }
+        Ok(())
+    }
+
+    /// Deletes our namespace if an installation made it, and nothing of anybody else's is in it.
+    async fn namespace(&mut self) -> anyhow::Result<()> {
+        let client = &self.cluster.client;
+        let Some(found) = system_namespace(client).await? else { return Ok(()) };
+        if found.metadata.deletion_timestamp.is_some() {
+            self.namespace = Fate::Ends(found.metadata.uid);
+            return Ok(());
+        }
+        self.namespace = Fate::Kept;
+        let key = key("v1", "Namespace", None, names::SYSTEM_NAMESPACE);
+        if !apply::was_created(&found.metadata) {
+            apply::give_back(client, &key, &found.metadata).await?;
+            self.report.kept.push(format!("{key}: meshctl did not make it"));
+            return Ok(());
+        }
+        self.progress.wait(&format!("looking what else {key} holds"));
+        match strangers::find(client, self.args.crds).await.as_deref() {
+            Err(why) => self.report.kept.push(format!("{key}: {why}")),
+            Ok([]) => {
+                if apply::delete_seen(client, &key, &found.metadata).await? {
+                    self.namespace = Fate::Ends(found.metadata.uid);
+                } else {
+                    self.report.kept.push(format!("{key}: somebody changed it just now; run the same command again"));
+                }
+            }
+            Ok([first, others @ ..]) => {
+                let others = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
+                self.report.kept.push(format!("{key}: it holds {first}{others}, which the mesh did not make"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the namespace is gone. Nobody can install meanwhile.
+    async fn namespace_ended(&mut self) -> anyhow::Result<()> {
+        let Fate::Ends(uid) = &self.namespace else { return Ok(()) };
+        let key = key("v1", "Namespace", None, names::SYSTEM_NAMESPACE);
+        let namespaces: Api<Namespace> = Api::all(self.cluster.client.clone());
+        loop {
+            match namespaces.get_opt(&key.name).await {
+                Ok(None) => break,
+                Ok(Some(other)) if other.metadata.uid != *uid => break,
+                Ok(Some(_)) | Err(_) if Instant::now() < self.deadline => {
+                    self.progress.wait(&format!("{key} is ending with what was in it"));
+                    sleep(Duration::from_millis(500)).await;
+                }
+                Ok(Some(found)) => {
+                    let conditions = found.status.and_then(|status| status.conditions).unwrap_or_default();
+                    let why = conditions.into_iter().find(|is| is.status == "True").and_then(|is| is.message);
+                    bail!(
+                        "{key} does not end ({}); run the same command again",
+                        why.unwrap_or_else(|| "no reason given".to_owned())
+                    )
+                }
+                Err(error) => bail!("{key} cannot be read: {}", explain(&error)),
+            }
+        }
+        self.report.deleted.push(key.to_string());
+        Ok(())
+    }
 }
 
 /// Nothing can be made in a namespace that is not there, or is ending; nor can anybody install there.
 async fn can_be_locked(client: &Client) -> anyhow::Result<bool> {
+    let found = system_namespace(client).await?;
+    Ok(found.is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_none()))
+}
+
+async fn system_namespace(client: &Client) -> anyhow::Result<Option<PartialObjectMeta<Namespace>>> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let found = namespaces.get_metadata_opt(names::SYSTEM_NAMESPACE).await;
-    let found = found.map_err(|error| {
-        anyhow::anyhow!("Namespace {} cannot be read: {}", names::SYSTEM_NAMESPACE, explain(&error))
-    })?;
-    Ok(found.is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_none()))
+    found.map_err(|error| anyhow::anyhow!("Namespace {} cannot be read: {}", names::SYSTEM_NAMESPACE, explain(&error)))
 }
 
 /// Everything there may be, in the order it goes: what calls others first, what others need last.
@@ -150,14 +287,6 @@ fn keys(record: Option<&Record>, kube_version: &str) -> anyhow::Result<Vec<Key>>
     Ok(keys)
 }
 
-async fn delete(client: &Client, key: &Key, progress: &mut Progress, report: &mut Report) -> anyhow::Result<()> {
-    progress.wait(&format!("deleting {key}"));
-    if apply::delete_ours(client, key).await? {
-        report.deleted.push(key.to_string());
-    }
-    Ok(())
-}
-
 /// Trust bundles, one in every namespace, each with the uid it was found with: not what somebody makes under that name later.
 /// Name and label both have to be ours.
 async fn bundles(client: &Client) -> anyhow::Result<Vec<(Key, Option<String>)>> {
@@ -173,19 +302,6 @@ async fn bundles(client: &Client) -> anyhow::Result<Vec<(Key, Option<String>)>> 
     Ok(listed.into_iter().map(found).collect())
 }
 
-/// What programs made in our namespace.
-async fn left_in_system(client: &Client) -> anyhow::Result<Vec<Key>> {
-    let system = || Some(names::SYSTEM_NAMESPACE.to_owned());
-    let mut keys = vec![key("v1", "ConfigMap", system(), record::NAME)];
-    for lease in [names::CONTROLLER_ACCOUNT, names::IDENTITY_ACCOUNT] {
-        keys.push(key("coordination.k8s.io/v1", "Lease", system(), lease));
-    }
-    if issuer_is_made(client).await? {
-        keys.push(key("v1", "Secret", system(), ISSUER));
-    }
-    Ok(keys)
-}
-
 fn key(api_version: &str, kind: &str, namespace: Option<String>, name: &str) -> Key {
     Key { api_version: api_version.to_owned(), kind: kind.to_owned(), namespace, name: name.to_owned() }
 }
@@ -197,97 +313,6 @@ async fn issuer_is_made(client: &Client) -> anyhow::Result<bool> {
     let found = found.map_err(|error| anyhow::anyhow!("Secret {ISSUER} cannot be read: {}", explain(&error)))?;
     let by = found.and_then(|secret| secret.metadata.labels?.get(apply::MANAGED_BY).cloned());
     Ok(by.is_some_and(|by| by == names::IDENTITY_ACCOUNT))
-}
-
-/// Deletes our namespace, if nothing of anybody else's is in it, and waits until it is gone. That it bears our label does not
-/// say that we made it: it may have been there before.
-async fn namespace(
-    client: &Client,
-    deadline: Instant,
-    progress: &mut Progress,
-    report: &mut Report,
-) -> anyhow::Result<()> {
-    let key = key("v1", "Namespace", None, names::SYSTEM_NAMESPACE);
-    let left = strangers(client).await?;
-    if let Some(first) = left.first() {
-        let others = if left.len() > 1 { format!(" and {} more", left.len() - 1) } else { String::new() };
-        report.kept.push(format!("{key}: it holds {first}{others}, which the mesh did not make"));
-        return Ok(());
-    }
-    if !apply::delete_ours(client, &key).await? {
-        return Ok(());
-    }
-    let namespaces: Api<Namespace> = Api::all(client.clone());
-    loop {
-        match namespaces.get_opt(&key.name).await {
-            Ok(None) => break,
-            Ok(Some(_)) | Err(_) if Instant::now() < deadline => {
-                progress.wait(&format!("{key} is ending with what was in it"));
-                sleep(Duration::from_millis(500)).await;
-            }
-            Ok(Some(found)) => {
-                let conditions = found.status.and_then(|status| status.conditions).unwrap_or_default();
-                let why = conditions.into_iter().find(|is| is.status == "True").and_then(|is| is.message);
-                bail!(
-                    "{key} does not end ({}); run the same command again",
-                    why.unwrap_or_else(|| "no reason given".to_owned())
-                )
-            }
-            Err(error) => bail!("{key} cannot be read: {}", explain(&error)),
-        }
-    }
-    report.deleted.push(key.to_string());
-    Ok(())
-}
-
-/// What would go with our namespace, and is neither ours nor Kubernetes' own.
-async fn strangers(client: &Client) -> anyhow::Result<Vec<String>> {
-    let mut found = listed::<Secret>(client).await?;
-    found.extend(listed::<ConfigMap>(client).await?);
-    found.extend(listed::<ServiceAccount>(client).await?);
-    found.extend(listed::<Service>(client).await?);
-    found.extend(listed::<Deployment>(client).await?);
-    found.extend(listed::<StatefulSet>(client).await?);
-    found.extend(listed::<DaemonSet>(client).await?);
-    found.extend(listed::<Job>(client).await?);
-    found.extend(listed::<CronJob>(client).await?);
-    found.extend(listed::<PersistentVolumeClaim>(client).await?);
-    found.extend(listed::<ResourceQuota>(client).await?);
-    found.extend(listed::<LimitRange>(client).await?);
-    found.extend(listed::<NetworkPolicy>(client).await?);
-    found.extend(listed::<RoleBinding>(client).await?);
-    Ok(found)
-}
-
-/// Objects of one kind in our namespace that are somebody else's.
-async fn listed<K>(client: &Client) -> anyhow::Result<Vec<String>>
-where
-    K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
-{
-    let api: Api<K> = Api::namespaced(client.clone(), names::SYSTEM_NAMESPACE);
-    let listed = api.list_metadata(&ListParams::default()).await;
-    let listed = listed.map_err(|error| {
-        anyhow::anyhow!("{}s cannot be listed, so the namespace stays: {}", K::kind(&()), explain(&error))
-    })?;
-    Ok(listed
-        .into_iter()
-        .filter(|it| is_strange(&it.metadata))
-        .map(|it| name_of(&K::kind(&()), &it.metadata))
-        .collect())
-}
-
-fn name_of(kind: &str, metadata: &ObjectMeta) -> String {
-    format!("{kind} {}", metadata.name.as_deref().unwrap_or_default())
-}
-
-/// Neither the mesh's, nor what Kubernetes puts into every namespace, nor about to be gone.
-fn is_strange(metadata: &ObjectMeta) -> bool {
-    let name = metadata.name.as_deref().unwrap_or_default();
-    let by = metadata.labels.as_ref().and_then(|labels| labels.get(apply::MANAGED_BY)).map(String::as_str);
-    let is_ours = [Some(apply::MANAGER), Some(names::IDENTITY_ACCOUNT)].contains(&by);
-    let is_of_kubernetes = ["kube-root-ca.crt", "default", names::BUNDLE_CONFIG_MAP].contains(&name);
-    !is_ours && !is_of_kubernetes && metadata.deletion_timestamp.is_none()
 }
 
 /// The longest a certificate can still live.
@@ -327,25 +352,5 @@ mod tests {
         let mut record = Record::of(&serde_json::Value::Null, &[]);
         record.keys.insert(old.clone());
         assert!(super::keys(Some(&record), "v1.34.0").unwrap().contains(&old));
-    }
-
-    #[test]
-    fn only_what_nobody_of_ours_made_keeps_the_namespace() {
-        let metadata = |name: &str, by: Option<&str>| ObjectMeta {
-            name: Some(name.to_owned()),
-            labels: by.map(|by| [(apply::MANAGED_BY.to_owned(), by.to_owned())].into()),
-            ..ObjectMeta::default()
-        };
-        for (name, by) in [
-            ("kube-root-ca.crt", None),
-            ("default", None),
-            ("mesh-controller", Some("meshctl")),
-            ("mesh-issuer", Some("mesh-identity")),
-        ] {
-            assert!(!is_strange(&metadata(name, by)), "{name}");
-        }
-        for (name, by) in [("pull-secret", None), ("mesh-issuer", Some("cert-manager")), ("mesh-issuer", None)] {
-            assert!(is_strange(&metadata(name, by)), "{name} {by:?}");
-        }
     }
 }

@@ -10,7 +10,7 @@ use integration_tests::mesh::eventually;
 use super::account::Account;
 use super::shop::Shop;
 
-/// A second `meshctl install` changes nothing: no object's generation moves, no pod restarts.
+/// A second `meshctl install` changes nothing: no object is written, no pod restarts.
 #[test]
 fn install_twice_changes_nothing() {
     let cluster = Cluster::running().unwrap();
@@ -19,6 +19,8 @@ fn install_twice_changes_nothing() {
     assert!(before.0.len() > 10, "{before:?}");
     cluster.meshctl(&["install"]).unwrap();
     assert_eq!((generations(&cluster), pods(&cluster)), before);
+    let labels = word(&cluster, "mesh-system", "labels");
+    assert!(labels.contains(r#""pod-security.kubernetes.io/enforce":"restricted""#), "{labels}");
 }
 
 /// The whole life. `uninstall` is refused while pods are meshed, and says when their certificates end; with `--force` it goes
@@ -41,17 +43,29 @@ fn uninstall_leaves_nothing_and_install_works_again() {
     );
     assert!(refused.contains(&format!("comeback/{pod}: ends in ")) && refused.contains("--force"), "{refused}");
 
+    let outside = "{apiVersion: meshctl.io/v1alpha1, kind: ExternalWorkload, metadata: {name: outside, namespace: mesh-system}, \
+                   spec: {addresses: [192.0.2.1]}}";
+    cluster.shell(&format!("echo '{outside}' | kubectl apply --filename -")).unwrap();
     let told = cluster.meshctl(&["uninstall", "--force"]).unwrap();
     assert!(told.contains("kept      CustomResourceDefinition externalworkloads.meshctl.io"), "{told}");
     assert!(told.contains("annotation meshctl.io/inject=enabled of Namespace comeback"), "{told}");
-    eventually(Duration::from_secs(60), || left(cluster).is_empty()).unwrap_or_else(|_| panic!("{}", left(cluster)));
+    let kept = "kept      Namespace mesh-system: it holds ExternalWorkload outside, which the mesh did not make\n";
+    assert!(told.contains(kept), "{told}");
+    assert_eq!(left(cluster), "namespace/mesh-system");
+    cluster.kubectl(&["delete", "externalworkload", "outside", "--namespace=mesh-system"]).unwrap();
+    let told = cluster.meshctl(&["uninstall", "--force"]).unwrap();
+    assert!(told.contains("deleted   Namespace mesh-system\n"), "{told}");
+    assert_eq!(left(cluster), "");
     assert_eq!(word(cluster, "comeback", "labels").trim(), r#"{"kubernetes.io/metadata.name":"comeback"}"#);
     assert_eq!(word(cluster, "comeback", "annotations").trim(), r#"{"meshctl.io/inject":"enabled"}"#);
     shop.namespace.kubectl(&["get", "configmap", "stranger"]).unwrap();
     cluster.kubectl(&["get", "crd", KIND]).unwrap();
     shop.namespace.restart("deployment/web").unwrap();
     assert!(!shop.is_meshed("web"), "nobody injects any more");
+    let ready = cluster.meshctl(&["check", "--pre"]).unwrap();
+    assert!(!ready.contains('×') && ready.contains("√ no mesh is installed here yet"), "{ready}");
 
+    a_namespace_that_was_there_stays(cluster);
     helms_is_left_to_helm(cluster);
     a_killed_installation_is_finished_by_the_next(cluster);
     shop.namespace.restart("deployment/web").unwrap();
@@ -60,10 +74,23 @@ fn uninstall_leaves_nothing_and_install_works_again() {
     cluster.meshctl(&["check", "--wait", "60s"]).unwrap();
 }
 
+/// As an installation into a namespace that its owner made before leaves it: with our labels.
+fn a_namespace_that_was_there_stays(cluster: &Cluster) {
+    let before = "{apiVersion: v1, kind: Namespace, metadata: {name: mesh-system, labels: {team: platform}}}";
+    let applied = "{apiVersion: v1, kind: Namespace, metadata: {name: mesh-system, labels: {app.kubernetes.io/managed-by: meshctl}}}";
+    for (manager, manifest) in [("kubectl", before), ("meshctl", applied)] {
+        let apply = format!("kubectl apply --server-side --field-manager {manager} --filename -");
+        cluster.shell(&format!("echo '{manifest}' | {apply}")).unwrap();
+    }
+    let told = cluster.meshctl(&["uninstall", "--crds", "--force"]).unwrap();
+    assert!(told.contains("kept      Namespace mesh-system: meshctl did not make it\n"), "{told}");
+    assert!(cluster.kubectl(&["get", "crd", KIND]).is_err(), "--crds takes the kinds as well");
+    let labels = word(cluster, "mesh-system", "labels");
+    assert!(labels.contains("platform") && !labels.contains("managed-by"), "{labels}");
+}
+
 /// A release of Helm's, whose pods never find a node: nothing of it has to run to be Helm's.
 fn helms_is_left_to_helm(cluster: &Cluster) {
-    cluster.meshctl(&["uninstall", "--crds", "--force"]).unwrap();
-    assert!(cluster.kubectl(&["get", "crd", KIND]).is_err(), "--crds takes the kinds as well");
     let chart =
         |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts").join(name).to_string_lossy().into_owned();
     let place = "--namespace=mesh-system";
@@ -77,6 +104,7 @@ fn helms_is_left_to_helm(cluster: &Cluster) {
     let deployed = cluster.helm(&["list", place, "--deployed", "--short"]).unwrap();
     assert_eq!(deployed.split_whitespace().collect::<Vec<_>>(), ["mesh", "mesh-crds"]);
     cluster.helm(&["uninstall", "mesh", "mesh-crds", place]).unwrap();
+    cluster.kubectl(&["delete", "namespace", "mesh-system"]).unwrap();
 }
 
 fn a_killed_installation_is_finished_by_the_next(cluster: &Cluster) {
@@ -153,8 +181,22 @@ fn missing_rights_are_said_before_anything_is_written() {
     {
         assert!(err.contains(right), "{right}: {err}");
     }
+    // What is looked at before an installation is what the installation looks at.
+    let (outcome, text) = check_pre(&account, &cluster);
+    assert_eq!(outcome, "failed", "{text}");
+    assert!(err.contains(&format!("{text} in this cluster; nothing was changed")), "{text}: {err}");
     assert_eq!(generations(&cluster), before);
     drop(namespace);
+}
+
+/// Outcome and words of what `check --pre` says of an account's rights.
+fn check_pre(account: &Account, cluster: &Cluster) -> (String, String) {
+    let (_, out, err) = account.meshctl(cluster, &["check", "--pre", "--output=json"]);
+    let found: serde_json::Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}{err}"));
+    let mut lines = found["checks"].as_array().unwrap().iter();
+    let line = lines.find(|line| line["name"] == "rights").unwrap_or_else(|| panic!("{found:#}"));
+    let text = |key: &str| line[key].as_str().unwrap().to_owned();
+    (text("outcome"), text("text"))
 }
 
 /// What the accounts of the control plane may not do, wherever it is.
@@ -191,6 +233,39 @@ fn the_control_plane_has_no_more_rights_than_it_needs() {
     ] {
         assert_eq!(may(account, verb, what, "--namespace=mesh-system"), expected, "{account} {verb} {what}");
     }
+    the_injector_is_held_to_its_label(&cluster);
+}
+
+/// RBAC lets it patch every Namespace; the admission policy says what of one.
+fn the_injector_is_held_to_its_label(cluster: &Cluster) {
+    let namespace = cluster.namespace("held").unwrap();
+    let injector = "--as=system:serviceaccount:mesh-system:mesh-injector";
+    let patch = |change: &str, account: &[&str]| {
+        let arguments = ["patch", "namespace", "held", "--type=merge", "--patch", change];
+        cluster.kubectl(&[&arguments, account].concat()).map_err(|error| format!("{error:#}"))
+    };
+    for (change, refusal) in [
+        (r#"{"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "privileged"}}}"#, "may change no label"),
+        (r#"{"metadata": {"labels": {"team": null}}}"#, "may change no label"),
+        (
+            r#"{"metadata": {"annotations": {"scheduler.alpha.kubernetes.io/node-selector": "a=b"}}}"#,
+            "change no annotation",
+        ),
+        (r#"{"metadata": {"finalizers": ["example.com/for-ever"]}}"#, "may change neither owners nor finalizers"),
+    ] {
+        // What is taken away has to be there; and anybody else who may write it may go on doing so.
+        patch(r#"{"metadata": {"labels": {"team": "shop"}}}"#, &[]).unwrap();
+        let refused = patch(change, &[injector]).unwrap_err();
+        assert!(refused.contains(&format!("mesh-injector {refusal}")), "{change}: {refused}");
+    }
+    for change in [
+        r#"{"metadata": {"labels": {"meshctl.io/inject": "enabled"}, "annotations": {"meshctl.io/inject-mirrored": "enabled"}}}"#,
+        r#"{"metadata": {"labels": {"meshctl.io/inject": null}, "annotations": {"meshctl.io/inject-mirrored": null}}}"#,
+    ] {
+        patch(change, &[injector]).unwrap();
+    }
+    assert_eq!(word(cluster, "held", "labels").trim(), r#"{"kubernetes.io/metadata.name":"held","team":"shop"}"#);
+    drop(namespace);
 }
 
 /// A pod of a namespace that did not opt in is never touched.
@@ -219,17 +294,27 @@ fn word(cluster: &Cluster, namespace: &str, map: &str) -> String {
     cluster.kubectl(&["get", "namespace", namespace, &format!("--output=jsonpath={{.metadata.{map}}}")]).unwrap()
 }
 
-/// Names and generations of everything that the installation owns.
+/// Everything that the installation owns, with what moves when somebody changes it: the generation; for kinds without one, the
+/// version of every write. mesh-identity writes the trust bundle.
 fn generations(cluster: &Cluster) -> BTreeMap<String, String> {
-    let columns = "custom-columns=KIND:.kind,NAME:.metadata.name,GENERATION:.metadata.generation,SELF:.metadata.uid";
+    let columns = "custom-columns=KIND:.kind,NAME:.metadata.name,UID:.metadata.uid,GENERATION:.metadata.generation,VERSION:.metadata.resourceVersion";
     let mut found = BTreeMap::new();
     for (kinds, place) in [(NAMESPACED, "--namespace=mesh-system"), (CLUSTER_WIDE, "--all-namespaces")] {
         let listing = cluster.kubectl(&["get", kinds, place, "--output", columns, "--no-headers"]).unwrap();
-        for line in listing.lines().filter(|line| line.contains("mesh")) {
-            let mut words = line.split_whitespace();
-            let name = format!("{}/{}", words.next().unwrap(), words.next().unwrap());
-            found.insert(name, words.collect::<Vec<_>>().join(" "));
+        for line in listing.lines() {
+            let [kind, name, uid, generation, version] = line.split_whitespace().collect::<Vec<_>>()[..] else {
+                panic!("{line}")
+            };
+            if name.contains("mesh") && name != "mesh-trust-bundle" {
+                let moves = if generation == "<none>" { version } else { generation };
+                found.insert(format!("{kind}/{name}"), format!("{uid} {moves}"));
+            }
         }
+    }
+    for kind in
+        ["ClusterRole/mesh-view", "ValidatingAdmissionPolicyBinding/mesh-injector-namespaces", "Namespace/mesh-system"]
+    {
+        assert!(found.contains_key(kind), "{found:#?}");
     }
     found
 }
@@ -240,17 +325,16 @@ fn pods(cluster: &Cluster) -> String {
 
 /// What an uninstalled mesh must not leave.
 fn left(cluster: &Cluster) -> String {
-    let kinds =
-        "namespaces,clusterroles,clusterrolebindings,mutatingwebhookconfigurations,validatingwebhookconfigurations";
-    let all = cluster.kubectl(&["get", kinds, "--output=name"]).unwrap();
-    let mut found: Vec<&str> = all.lines().filter(|name| name.contains("mesh") || name.contains("meshctl")).collect();
-    let bundles = cluster.kubectl(&["get", "configmaps", "--all-namespaces", "--output=name"]).unwrap();
-    found.extend(bundles.lines().filter(|name| name.contains("mesh-trust-bundle")));
-    found.join("\n")
+    let all = cluster.kubectl(&["get", LEFT, "--all-namespaces", "--output=name"]).unwrap();
+    all.lines().filter(|name| name.contains("mesh")).collect::<Vec<_>>().join("\n")
 }
 
 const NAMESPACED: &str =
     "deployments,services,serviceaccounts,configmaps,roles,rolebindings,poddisruptionbudgets,networkpolicies";
-const CLUSTER_WIDE: &str = "customresourcedefinitions,clusterroles,clusterrolebindings,mutatingwebhookconfigurations";
+const CLUSTER_WIDE: &str = "namespaces,customresourcedefinitions,clusterroles,clusterrolebindings,\
+    mutatingwebhookconfigurations,validatingadmissionpolicies,validatingadmissionpolicybindings";
+const LEFT: &str = "namespaces,clusterroles,clusterrolebindings,mutatingwebhookconfigurations,\
+    validatingwebhookconfigurations,validatingadmissionpolicies,validatingadmissionpolicybindings,xmeshes,roles,rolebindings,\
+    leases,configmaps,secrets,serviceaccounts,services,deployments,networkpolicies,poddisruptionbudgets";
 /// Ours, by the name of its CRD.
 const KIND: &str = "externalworkloads.meshctl.io";

@@ -92,6 +92,7 @@ fn unwanted(keys: &[Key]) -> BTreeSet<Right> {
         ("", "configmaps", &["list", "delete"], None),
         ("", "secrets", &["get", "delete"], system()),
         ("coordination.k8s.io", "leases", &["get", "create", "update", "delete"], system()),
+        ("gateway.networking.x-k8s.io", "xmeshes", &["get", "delete"], None),
     ] {
         unwanted.extend(verbs.iter().map(|verb| right(group, resource, verb, namespace.clone())));
     }
@@ -285,6 +286,7 @@ mod tests {
             ("patch", "namespaces", None),
             ("delete", "configmaps", None),
             ("delete", "secrets", system),
+            ("delete", "xmeshes", None),
         ] {
             assert!(has(&unwanted, verb, resource, namespace), "{verb} {resource}");
         }
