@@ -17,7 +17,8 @@ pub struct Args {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-    /// How to print: table for people, json for programs; with install and upgrade yaml, the objects, and nothing is done
+    /// How to print: table for people, json for programs; with stat also wide, a table with errors per second; with install and
+    /// upgrade also yaml, the objects, and nothing is done
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Table, value_name = "FORMAT")]
     #[arg(hide_possible_values = true, help_heading = EVERYWHERE)]
     pub output: Output,
@@ -35,6 +36,8 @@ pub struct Args {
 pub enum Output {
     /// Aligned columns.
     Table,
+    /// More columns.
+    Wide,
     /// One JSON document.
     Json,
     /// Kubernetes objects, and nothing is done.
@@ -46,6 +49,8 @@ impl Args {
     pub fn format(&self) -> anyhow::Result<Format> {
         match self.output {
             Output::Table => Ok(Format::Table),
+            Output::Wide if matches!(self.command, Command::Stat(_)) => Ok(Format::Table),
+            Output::Wide => anyhow::bail!("-o wide is for stat"),
             Output::Json => Ok(Format::Json),
             Output::Yaml => anyhow::bail!("-o yaml is for install and upgrade; use -o json"),
         }
@@ -133,6 +138,9 @@ pub struct ValuesArgs {
 /// `install`.
 #[derive(Debug, ClapArgs)]
 pub struct InstallArgs {
+    /// Version of Kubernetes that -o yaml is for, as for helm template: no cluster is asked [default: v1.34.0]
+    #[arg(long, value_name = "VERSION", value_parser = kube_version)]
+    pub kube_version: Option<String>,
     /// Values.
     #[command(flatten)]
     pub values: ValuesArgs,
@@ -338,6 +346,16 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("{text:?} is not a time; write 500ms, 2s or 1m"))
 }
 
+/// Reads `1.29`, `v1.29` or `v1.29.3` as the API server writes it.
+fn kube_version(text: &str) -> Result<String, String> {
+    let numbers: Option<Vec<u32>> = text.trim_start_matches('v').split('.').map(|number| number.parse().ok()).collect();
+    match numbers.as_deref() {
+        Some([major, minor]) => Ok(format!("v{major}.{minor}.0")),
+        Some([major, minor, patch]) => Ok(format!("v{major}.{minor}.{patch}")),
+        _ => Err(format!("{text:?} is no version of Kubernetes; write v1.29 or v1.29.3")),
+    }
+}
+
 fn window(text: &str) -> Result<Duration, String> {
     let window = duration(text)?;
     if (Duration::from_millis(100)..=Duration::from_secs(600)).contains(&window) {
@@ -430,9 +448,12 @@ Examples:
   meshctl stat pod --proxy     what each proxy takes
   meshctl stat --by version    how a canary does beside the stable version
   meshctl stat --window 10s    calmer figures
+  meshctl stat -o wide         errors per second as well
 
-MESHED is proxies that answered out of pods known. SUCCESS counts 5xx and failing gRPC statuses \
-as failures. MTLS is the share of requests that came by mutual TLS. Behind an HTTPRoute, the \
+MESHED is proxies that answered out of pods known. SUCCESS is the share of requests that did not fail: failures are 5xx, \
+requests without an answer, and the gRPC statuses that are the server's doing (UNKNOWN, DEADLINE_EXCEEDED, \
+RESOURCE_EXHAUSTED, INTERNAL, UNAVAILABLE, DATA_LOSS). A 4xx is the client's doing and counts as a success; -o wide \
+and -o json show 4xx and failures per second. MTLS is the share of requests that came by mutual TLS. Behind an HTTPRoute, the \
 Service of a request is the backend it was sent to. CPU and MEMORY are the sum of the row's proxies; \
 ADDED is the time that requests spent in them rather than behind them.";
 
@@ -507,6 +528,13 @@ mod tests {
             assert!(duration(text).is_err(), "{text}");
         }
         assert!(window("50ms").is_err() && window("11m").is_err() && window("2s").is_ok());
+    }
+
+    #[test]
+    fn versions_of_kubernetes() {
+        for (text, expected) in [("1.29", Some("v1.29.0")), ("v1.30.4", Some("v1.30.4")), ("1", None), ("v1.x", None)] {
+            assert_eq!(kube_version(text).ok().as_deref(), expected, "{text}");
+        }
     }
 
     #[test]

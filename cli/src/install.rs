@@ -44,8 +44,10 @@ use record::Record;
 pub async fn run(args: &InstallArgs, cluster: &ClusterArgs, format: Output) -> anyhow::Result<()> {
     let overrides = overrides(Map::new().into(), &args.values)?;
     if format == Output::Yaml {
-        return output::print(&yaml(&desired(&overrides, DEFAULT_KUBE_VERSION)?));
+        let kube_version = args.kube_version.as_deref().unwrap_or(DEFAULT_KUBE_VERSION);
+        return output::print(&yaml(&desired(&overrides, kube_version)?));
     }
+    anyhow::ensure!(args.kube_version.is_none(), "--kube-version goes with -o yaml: an installation asks the cluster");
     let cluster = kubernetes::connect(cluster).await?;
     let report = install(&cluster, overrides, &args.way).await?;
     if format == Output::Json {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 use serde_json::Value;
 
-use crate::args::{Args, CheckArgs, Command, ScopeArgs, Shell};
+use crate::args::{Args, CheckArgs, Command, Output, ScopeArgs, Shell, StatArgs};
 use crate::check::{Lines, Report};
 use crate::inject::Wish;
 use crate::kubernetes::{self, Cluster, ConnectError, Place};
@@ -147,7 +147,7 @@ async fn ask_demo(args: &Args) -> anyhow::Result<()> {
             analyze::run_on_demo(&location::find(args.demo_dir.as_deref())?, analyze, args.format()?)
         }
         Command::Stat(stat) => {
-            let question = Question::new(stat, stat.scope.namespace.as_deref())?;
+            let question = question(args, stat, stat.scope.namespace.as_deref())?;
             stat::run(&transport, &question, stat, args.format()?).await
         }
         Command::Edges(edges) => edges::run(&transport, edges, edges.scope.namespace.as_deref(), args.format()?).await,
@@ -172,7 +172,7 @@ async fn ask_cluster(args: &Args, no_demo: Option<LocationError>) -> anyhow::Res
             analyze::run_on_cluster(&cluster, namespace(&analyze.scope, None, usual), args.format()?).await
         }
         Command::Stat(stat) => {
-            let question = Question::new(stat, namespace(&stat.scope, None, usual))?;
+            let question = question(args, stat, namespace(&stat.scope, None, usual))?;
             let (callers, own) = (way(question.scope()), way(question.namespace.as_deref()));
             stat::run_where_allowed(&callers, &own, &question, stat, args.format()?).await
         }
@@ -191,6 +191,10 @@ async fn ask_cluster(args: &Args, no_demo: Option<LocationError>) -> anyhow::Res
         Command::Version(_) => version::cluster(&cluster, &way(None), args.format()?).await,
         _ => unreachable!("these were run before"),
     }
+}
+
+fn question(args: &Args, stat: &StatArgs, namespace: Option<&str>) -> Result<Question, QuestionError> {
+    Ok(Question { errors: args.output == Output::Wide, ..Question::new(stat, namespace)? })
 }
 
 /// The namespace to look at, none for all: what the flags say, else that of a proxy named `namespace/pod`, else the usual one.

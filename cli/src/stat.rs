@@ -40,6 +40,9 @@ pub struct Stat {
     pub silent: BTreeMap<String, String>,
     /// Sorted by namespace and name.
     pub rows: Vec<Row>,
+    /// The table has columns for errors.
+    #[serde(skip)]
+    pub errors: bool,
 }
 
 /// One row.
@@ -66,6 +69,10 @@ pub struct Summary {
     pub success: Option<f64>,
     /// Requests per second.
     pub rps: Option<f64>,
+    /// Requests per second that were answered with 4xx; they count as successes.
+    pub client_errors_rps: Option<f64>,
+    /// Requests per second that failed: what `success` leaves out.
+    pub failures_rps: Option<f64>,
     /// Median duration in milliseconds.
     pub p50_ms: Option<f64>,
     /// 95th percentile, milliseconds.
@@ -202,6 +209,7 @@ impl Stat {
             proxies: traffic.answered.len() + traffic.silent.len(),
             silent: traffic.silent.iter().map(|(proxy, error)| (proxy.clone(), error.to_string())).collect(),
             rows: sums.into_iter().map(row).collect(),
+            errors: question.errors,
         }
     }
 
@@ -220,12 +228,15 @@ impl Stat {
         if namespaces {
             headings.remove(0);
         }
+        if self.errors {
+            headings.extend([">4XX/S", ">FAILED/S"]);
+        }
         if self.rows.iter().any(|row| row.cost.is_some()) {
             headings.extend([">CPU", ">MEMORY", ">ADDED P50", ">ADDED P99"]);
         }
         let mut table = Table::new(&headings);
         for row in &self.rows {
-            let mut cells = row.cells();
+            let mut cells = row.cells(self.errors);
             if namespaces {
                 // Its name is the namespace's; "all its pods" says nothing new.
                 cells.remove(1);
@@ -248,7 +259,7 @@ impl Stat {
 }
 
 impl Row {
-    fn cells(&self) -> Vec<String> {
+    fn cells(&self, errors: bool) -> Vec<String> {
         let figures = &self.figures;
         let mut cells = vec![
             self.namespace.clone(),
@@ -261,6 +272,9 @@ impl Row {
             table::milliseconds(figures.p99_ms),
             table::percent(figures.mtls),
         ];
+        if errors {
+            cells.extend([figures.client_errors_rps, figures.failures_rps].map(table::rate));
+        }
         if let Some(cost) = &self.cost {
             cells.extend([
                 format!("{:.0}m", cost.proxy_cpu_cores * 1000.0),
@@ -279,6 +293,8 @@ impl Summary {
         Self {
             success: figures.success(),
             rps: figures.rps(),
+            client_errors_rps: figures.rps().map(|_| figures.client_errors),
+            failures_rps: figures.failures(),
             p50_ms: figures.quantile(0.5),
             p95_ms: figures.quantile(0.95),
             p99_ms: figures.quantile(0.99),
@@ -389,6 +405,27 @@ mod tests {
         let json: serde_json::Value = serde_json::from_str(&output::json(&stat)).unwrap();
         assert_eq!(json["rows"][0]["rps"], 5.0);
         assert_eq!(json["by"], "version");
+    }
+
+    #[test]
+    fn errors_have_columns_when_asked_for() {
+        let seen = "istio_requests_total{reporter=\"destination\",destination_workload=\"cart\",\
+                    destination_workload_namespace=\"shop\",response_code=\"404\"} 6\n\
+                    istio_requests_total{reporter=\"destination\",destination_workload=\"cart\",\
+                    destination_workload_namespace=\"shop\",response_code=\"500\"} 2\n";
+        let question = Question { errors: true, ..Question::all(By::Workload) };
+        let stat = Stat::new(&question, &[pod("cart-1", "cart")], &traffic(&[("cart-1", seen)]));
+        assert_eq!(
+            stat.render(),
+            "NAMESPACE  WORKLOAD  MESHED  SUCCESS  RPS  P50  P95  P99  MTLS  4XX/S  FAILED/S\n\
+             shop       cart         1/1   75.00%  4.0    -    -    -     -    3.0       1.0\n\
+             \nover 2.0 s, 1 of 1 proxies answered\n"
+        );
+        let json: serde_json::Value = serde_json::from_str(&output::json(&stat)).unwrap();
+        assert_eq!(
+            (&json["rows"][0]["client_errors_rps"], &json["rows"][0]["failures_rps"]),
+            (&3.0.into(), &1.0.into())
+        );
     }
 
     #[test]

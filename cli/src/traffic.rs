@@ -66,6 +66,8 @@ pub struct Figures {
     pub requests: f64,
     /// Requests that did not fail.
     pub successes: f64,
+    /// Requests answered with 4xx: successes of a server, and somebody's mistake all the same.
+    pub client_errors: f64,
     /// Requests, or bytes and connections where nothing parses them, that came by mutual TLS.
     pub mutual_tls: f64,
     /// The whole of which [`Figures::mutual_tls`] is a part: what is known to have come by mutual TLS or not.
@@ -178,12 +180,13 @@ fn add(series: &mut BTreeMap<Labels, Figures>, sample: &Sample, rate: f64) {
         Some("none") => (0.0, weight),
         _ => (0.0, 0.0),
     };
-    let success = succeeded(&labels);
+    let (status, success) = (status(&labels), succeeded(&labels));
     let figures = series.entry(labels.clone()).or_default();
     let weight = match sample.name.as_str() {
         metric::REQUESTS => {
             figures.requests += rate;
             figures.successes += if success { rate } else { 0.0 };
+            figures.client_errors += if (400..500).contains(&status) { rate } else { 0.0 };
             rate
         }
         metric::TCP_SENT | metric::TCP_RECEIVED => {
@@ -212,12 +215,16 @@ fn bound(le: Option<&str>) -> Option<f64> {
     (bound >= 0.0).then_some(bound)
 }
 
+/// HTTP status; 0 where there was no answer.
+fn status(labels: &Labels) -> u16 {
+    labels.get("response_code").and_then(|code| code.parse().ok()).unwrap_or(0)
+}
+
 /// Not a 5xx, not without an answer, and for gRPC none of the statuses that are the server's doing.
 fn succeeded(labels: &Labels) -> bool {
-    let status: u16 = labels.get("response_code").and_then(|code| code.parse().ok()).unwrap_or(0);
     // UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL, UNAVAILABLE, DATA_LOSS.
     let grpc = labels.get("grpc_response_status").and_then(|code| code.parse::<u8>().ok());
-    (100..500).contains(&status) && !matches!(grpc, Some(2 | 4 | 8 | 13 | 14 | 15))
+    (100..500).contains(&status(labels)) && !matches!(grpc, Some(2 | 4 | 8 | 13 | 14 | 15))
 }
 
 impl Figures {
@@ -225,6 +232,7 @@ impl Figures {
     pub fn add(&mut self, other: &Self) {
         self.requests += other.requests;
         self.successes += other.successes;
+        self.client_errors += other.client_errors;
         self.mutual_tls += other.mutual_tls;
         self.known_security += other.known_security;
         self.tcp_bytes += other.tcp_bytes;
@@ -237,6 +245,11 @@ impl Figures {
     /// Share of requests that did not fail, 0 to 1; none without requests.
     pub fn success(&self) -> Option<f64> {
         share(self.successes, self.requests)
+    }
+
+    /// Failures per second: what [`Figures::success`] leaves out; none without requests.
+    pub fn failures(&self) -> Option<f64> {
+        Some(self.success()?).map(|success| if success >= 1.0 { 0.0 } else { self.requests - self.successes })
     }
 
     /// Share that came by mutual TLS, 0 to 1; none where it is not known.

@@ -48,7 +48,7 @@ pub async fn run(args: &UninstallArgs, cluster: &ClusterArgs, format: Output) ->
     output::print(&match format {
         Output::Json => output::json(&report),
         Output::Yaml => bail!("uninstall has nothing to print as YAML; use -o json"),
-        Output::Table => report.render(),
+        Output::Table | Output::Wide => report.render(),
     })
 }
 

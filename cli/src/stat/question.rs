@@ -42,6 +42,8 @@ pub struct Question {
     pub peer: Option<Peer>,
     /// What the proxies take is shown as well.
     pub costs: bool,
+    /// Errors per second are shown as well.
+    pub errors: bool,
 }
 
 /// The other end of the traffic that counts.
@@ -102,7 +104,7 @@ impl QuestionError {
 impl Question {
     /// All rows of a sort, with all traffic.
     pub fn all(by: By) -> Self {
-        Self { by, kind: None, names: Vec::new(), namespace: None, peer: None, costs: false }
+        Self { by, kind: None, names: Vec::new(), namespace: None, peer: None, costs: false, errors: false }
     }
 
     /// From what was typed; `namespace` is the one to look at, none for all.

@@ -72,17 +72,21 @@ fn a_proxy_that_answered_once_is_silent_and_one_that_came_later_is_not_counted()
 
 #[test]
 fn success_is_what_did_not_fail() {
-    for (labels, success) in [
-        ("response_code=\"200\"", true),
-        ("response_code=\"404\"", true),
-        ("response_code=\"500\"", false),
-        ("response_code=\"0\"", false),
-        ("response_code=\"200\",grpc_response_status=\"0\"", true),
-        ("response_code=\"200\",grpc_response_status=\"5\"", true),
-        ("response_code=\"200\",grpc_response_status=\"14\"", false),
+    for (labels, success, client_error) in [
+        ("response_code=\"200\"", true, false),
+        ("response_code=\"404\"", true, true),
+        ("response_code=\"499\"", true, true),
+        ("response_code=\"500\"", false, false),
+        ("response_code=\"0\"", false, false),
+        ("response_code=\"200\",grpc_response_status=\"0\"", true, false),
+        ("response_code=\"200\",grpc_response_status=\"5\"", true, false),
+        ("response_code=\"200\",grpc_response_status=\"14\"", false, false),
     ] {
         let traffic = traffic(&[("a", &format!("istio_requests_total{{{labels}}} 4\n"))]);
-        assert_eq!(traffic.series[0].figures.success(), Some(if success { 1.0 } else { 0.0 }), "{labels}");
+        let figures = &traffic.series[0].figures;
+        assert_eq!(figures.success(), Some(if success { 1.0 } else { 0.0 }), "{labels}");
+        assert_eq!(figures.failures(), Some(if success { 0.0 } else { 2.0 }), "{labels}");
+        assert_eq!(figures.client_errors, if client_error { 2.0 } else { 0.0 }, "{labels}");
     }
 }
 

@@ -27,12 +27,16 @@ fn helm_and_meshctl_render_the_same_objects() {
     ]
     .concat();
     let high_availability = path("mesh/values-ha.yaml");
-    for (for_helm, for_meshctl) in
-        [(&[][..], &[][..]), (&["--values", &high_availability], &["--ha"]), (&custom, &custom)]
-    {
+    for (version, for_helm, for_meshctl) in [
+        ("1.34.0", &[][..], &[][..]),
+        ("1.34.0", &["--values", &high_availability], &["--ha"]),
+        ("1.34.0", &custom, &custom),
+        ("1.29.0", &[], &["--kube-version=1.29"]),
+    ] {
         let template = |release: &str, more: &[&str]| {
             let chart = path(release);
-            let arguments = ["template", release, &chart, "--namespace=mesh-system", "--kube-version=1.34.0"];
+            let version = format!("--kube-version={version}");
+            let arguments = ["template", release, &chart, "--namespace=mesh-system", &version];
             objects(&cluster.helm(&[&arguments, more].concat()).unwrap())
         };
         let mut expected = template("mesh-crds", &[]);
@@ -40,6 +44,8 @@ fn helm_and_meshctl_render_the_same_objects() {
         let mut rendered = objects(&cluster.meshctl(&[&["install", "--output=yaml"], for_meshctl].concat()).unwrap());
         assert!(rendered.remove("Namespace/mesh-system").is_some(), "{for_meshctl:?}");
         assert!(expected.len() > 25, "{}", expected.len());
+        let has_guard = expected.keys().any(|name| name.starts_with("ValidatingAdmissionPolicy/"));
+        assert_eq!(has_guard, version != "1.29.0", "{version}");
         assert_eq!(names(&rendered), names(&expected), "{for_meshctl:?}");
         for (name, object) in &expected {
             assert_eq!(&rendered[name], object, "{name} with {for_meshctl:?}");
