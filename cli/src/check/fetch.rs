@@ -359,7 +359,7 @@ mod tests {
         let needed = std::mem::take(&mut *asked.lock());
         assert!(refusal.starts_with("you may not patch validatingadmissionpolicies in this cluster"), "{refusal}");
 
-        let report = before::judge(&before(&cluster, &desired).await);
+        let report = before::judge(&Box::pin(before(&cluster, &desired)).await);
         assert_eq!(*asked.lock(), needed);
         let line = report.checks.iter().find(|line| line.name == "rights").unwrap();
         assert_eq!(
