@@ -75,12 +75,13 @@ pub async fn run(args: ServeArgs, shutdown: Shutdown) -> anyhow::Result<()> {
             streams: args.max_streams,
             per_second: args.streams_per_second.into(),
             burst: f64::from(args.streams_per_second) * 2.0,
+            // Only in a cluster does each client have an address of its own.
+            pods_per_address: in_cluster.then_some(1),
         },
         stream_life: args.stream_life,
     };
     let service = DiscoveryService::new(config, hub, metrics, shutdown.clone()).into_server();
     let clients = ClientCertificates::Required;
-    // Only in a cluster does each client have an address of its own.
     let config = if in_cluster { IncomingConfig::for_pods(clients) } else { IncomingConfig::new(clients) };
     let connections = incoming(discovery, tls, config, handshakes, shutdown.clone());
     let serving = server().serve_with_incoming_shutdown(service, connections, shutdown.clone().requested());
@@ -104,12 +105,12 @@ pub async fn run(args: ServeArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// HTTP/2 as discovery wants it: dead peers are noticed, and one connection can't open streams without end.
+/// HTTP/2 as discovery wants it: dead peers are noticed, and a connection has one stream, as a proxy opens it.
 pub(crate) fn server() -> Server {
     Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
-        .max_concurrent_streams(8)
+        .max_concurrent_streams(1)
         .http2_max_header_list_size(16 * 1024)
 }
 

@@ -2,13 +2,16 @@
 //!
 //! What a stream says is decided by [`session`], who gets in by [`admission`], both pure. Here are the sockets and clocks.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use controller_runtime::incoming::Peer;
+use controller_runtime::rate::Rate;
 use controller_runtime::shutdown::Shutdown;
+use controller_runtime::sources::{NoPlace, Place, Sources};
+use identity::SpiffeId;
 use parking_lot::Mutex;
 use proto::discovery as wire;
 use proto::discovery::discovery_server::{Discovery, DiscoveryServer};
@@ -24,9 +27,11 @@ use crate::metrics::Metrics;
 pub mod admission;
 pub(crate) mod encode;
 pub mod session;
+mod shares;
 mod stream;
 
 use admission::{Admission, AdmissionLimits};
+use shares::Shares;
 use stream::DiscoveryStream;
 
 /// How streams are served.
@@ -55,14 +60,21 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     pub(crate) shutdown: Shutdown,
     admission: Mutex<Admission>,
-    open: AtomicUsize,
+    places: Sources,
+    shares: Arc<Shares>,
+    /// Lines about those who want too much.
+    complaints: Rate,
 }
 
 impl DiscoveryService {
     /// Serves what `hub` publishes, until `shutdown`.
     pub fn new(config: ServeConfig, hub: Hub, metrics: Metrics, shutdown: Shutdown) -> Self {
-        let admission = Mutex::new(Admission::new(config.admission, Instant::now()));
-        Self { shared: Arc::new(Shared { config, hub, metrics, shutdown, admission, open: AtomicUsize::new(0) }) }
+        let limits = &config.admission;
+        let admission = Mutex::new(Admission::new(*limits, Instant::now()));
+        let places = Sources::new(limits.streams, limits.streams_of_address());
+        let shares = Arc::new(Shares::new(limits));
+        let complaints = Rate::new(0.1, 10.0, Instant::now().into_std());
+        Self { shared: Arc::new(Shared { config, hub, metrics, shutdown, admission, places, shares, complaints }) }
     }
 
     /// As tonic serves it, with limits on what a message may hold.
@@ -79,7 +91,9 @@ impl Discovery for DiscoveryService {
         &self,
         request: Request<Streaming<wire::DiscoverRequest>>,
     ) -> Result<Response<Self::DiscoverStream>, Status> {
-        let id = request.extensions().get::<Peer>().and_then(|peer| peer.id.clone());
+        let peer = request.extensions().get::<Peer>();
+        let address = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.address.ip());
+        let id = peer.and_then(|peer| peer.id.clone());
         let id = id.ok_or_else(|| Status::unauthenticated("discovery needs a mesh certificate"))?;
         if id.trust_domain() != self.shared.config.trust_domain {
             let ours = &self.shared.config.trust_domain;
@@ -87,12 +101,11 @@ impl Discovery for DiscoveryService {
         }
         // One message: h2's own window holds more for a reader that is slow, and the session holds the rest.
         let (outgoing, responses) = mpsc::channel(1);
-        let admitted = self.shared.admission.lock().admit(Instant::now(), self.shared.open.load(Ordering::Relaxed));
-        match admitted {
-            Ok(()) => {
+        match self.shared.enter(address, &id) {
+            Ok(place) => {
                 let open = OpenStream::new(self.shared.clone());
-                let stream = DiscoveryStream::new(open, request.into_inner(), outgoing, id);
-                tokio::spawn(stream.run());
+                let stream = DiscoveryStream::new(open, request.into_inner(), outgoing, (id, address));
+                tokio::spawn(stream.run(place));
             }
             Err(retry_after) => {
                 self.shared.metrics.goodbye("overloaded");
@@ -104,6 +117,27 @@ impl Discovery for DiscoveryService {
     }
 }
 
+impl Shared {
+    /// A place for a stream whose share has room for it, or when to come back; what all share is not touched.
+    fn enter(&self, address: IpAddr, id: &SpiffeId) -> Result<Place, Duration> {
+        let mut admission = self.admission.lock();
+        let now = Instant::now();
+        if !admission.knock(now, address, id) {
+            return Err(own_pause());
+        }
+        match self.places.enter(address) {
+            Ok(place) => Ok(place),
+            Err(NoPlace::Own) => Err(own_pause()),
+            Err(NoPlace::Full { .. }) => Err(admission.turn_away(now)),
+        }
+    }
+}
+
+/// Two to ten seconds: those behind one address should not come back together, nor take turns from the others.
+pub(crate) fn own_pause() -> Duration {
+    Duration::from_millis(rand::random_range(2000..10_000))
+}
+
 /// Counts a stream for as long as it is open.
 #[derive(Debug)]
 pub(crate) struct OpenStream {
@@ -112,7 +146,6 @@ pub(crate) struct OpenStream {
 
 impl OpenStream {
     fn new(shared: Arc<Shared>) -> Self {
-        shared.open.fetch_add(1, Ordering::Relaxed);
         shared.metrics.streams.inc();
         Self { shared }
     }
@@ -120,7 +153,6 @@ impl OpenStream {
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        self.shared.open.fetch_sub(1, Ordering::Relaxed);
         self.shared.metrics.streams.dec();
     }
 }

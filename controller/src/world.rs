@@ -3,16 +3,19 @@
 //! A value is made once per key, [`Audience`] (nearly always everybody) and world, encoded and hashed, and shared by every
 //! stream that subscribes to it. A world never changes; a change of facts is a new world.
 //!
+//! What is shared is what the facts have so many of: anybody may ask for any address and any name, and whatever is foreign
+//! or absent is one value for all. Pods have as many addresses as there are ports, and get half of the places at most.
+//!
 //! Two positions belong to facts: where they last changed ([`World::progress`], which proxies are told and remember), and
 //! how far they are known to hold ([`World::is_behind`]), which grows while nothing changes. Comparing what one replica
 //! knows with where another's facts last changed keeps a quiet replica from looking as if it were behind.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use parking_lot::Mutex;
-use policy::ServicePort;
+use policy::{Outbound, ServicePort};
 use prost::Message;
 use proto::discovery as wire;
 use resolve::{Audience, Caller, Facts, Mesh};
@@ -64,7 +67,24 @@ pub struct World {
     values: Mutex<Values>,
 }
 
-type Values = HashMap<(Key, Audience), Arc<Value>>;
+/// What is shared.
+#[derive(Debug, Default)]
+struct Values {
+    made: HashMap<(Key, Audience), Arc<Value>>,
+    /// Of these, values of [`Bound::Ports`].
+    of_ports: usize,
+}
+
+/// How many values of a sort there can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bound {
+    /// As many as the facts have Services and ports.
+    Facts,
+    /// As many as pods have ports that somebody could dial.
+    Ports,
+    /// One for each proxy, which nobody else asks for.
+    Proxies,
+}
 
 impl World {
     /// The world these facts make.
@@ -119,15 +139,22 @@ impl World {
     /// The value of a key, for this caller.
     pub fn value(&self, key: &Key, caller: &Caller) -> Arc<Value> {
         let shared = (key.clone(), self.audience(key, caller));
-        if let Some(value) = self.values.lock().get(&shared) {
+        if let Some(value) = self.values.lock().made.get(&shared) {
             return value.clone();
         }
         // Made outside the lock: two streams may make the same value at once, and one of them is dropped.
-        let value = Arc::new(self.make(key, &shared.1));
+        let (bound, value) = self.make(key, &shared.1);
         let mut values = self.values.lock();
-        if values.len() < MAX_SHARED {
-            return values.entry(shared).or_insert(value).clone();
+        let has_place = match bound {
+            None | Some(Bound::Proxies) => false,
+            Some(Bound::Facts) => values.made.len() < MAX_SHARED,
+            Some(Bound::Ports) => values.of_ports < MAX_SHARED / 2 && values.made.len() < MAX_SHARED,
+        };
+        if !has_place || values.made.contains_key(&shared) {
+            return values.made.get(&shared).cloned().unwrap_or(value);
         }
+        values.of_ports += usize::from(bound == Some(Bound::Ports));
+        values.made.insert(shared, value.clone());
         value
     }
 
@@ -140,20 +167,28 @@ impl World {
         }
     }
 
-    fn make(&self, key: &Key, audience: &Audience) -> Value {
+    /// A value, and how many of its sort there can be; not how many there are of what is the same for all.
+    fn make(&self, key: &Key, audience: &Audience) -> (Option<Bound>, Arc<Value>) {
         use wire::update::Value as Wire;
         let mut addresses = Vec::new();
+        let mut bound = Bound::Facts;
         let wire = match key {
             Key::Bundle => self.bundle.as_ref().map(|pem| Wire::Bundle(wire::Bundle { pem: pem.to_string() })),
             Key::Settings => Some(Wire::Settings(encode::settings(&self.mesh))),
             Key::Inbound => match audience {
                 Audience::Workload(caller) => {
+                    bound = Bound::Proxies;
                     resolve::inbound(&self.facts, &self.mesh, caller).map(|it| Wire::Inbound(encode::inbound(&it)))
                 }
                 Audience::Everybody | Audience::Namespace(_) | Audience::Node(_) => None,
             },
             Key::Outbound(address) => {
                 let outbound = resolve::outbound(&self.facts, &self.mesh, canonical(*address), audience);
+                match outbound {
+                    Some(Outbound::Foreign) => return (None, FOREIGN.clone()),
+                    Some(Outbound::Workload(_)) => bound = Bound::Ports,
+                    Some(Outbound::Service(_)) | None => {}
+                }
                 outbound.map(|it| Wire::Outbound(encode::outbound(&it)))
             }
             Key::Endpoints(id) => resolve::endpoints(&self.facts, &self.mesh, id, audience).map(|it| {
@@ -161,12 +196,18 @@ impl World {
                 Wire::Endpoints(encode::endpoints(&it))
             }),
         };
-        let wire = wire.unwrap_or(Wire::Absent(wire::Unit {}));
-        Value { hash: hash(&wire), wire, addresses }
+        match wire {
+            Some(wire) => (Some(bound), Arc::new(Value::new(wire, addresses))),
+            None => (None, ABSENT.clone()),
+        }
     }
 }
 
 impl Value {
+    fn new(wire: wire::update::Value, addresses: Vec<SocketAddr>) -> Self {
+        Self { hash: hash(&wire), wire, addresses }
+    }
+
     /// Whether an endpoint of `before` is not here any more.
     pub fn removes_endpoints_of(&self, before: &Self) -> bool {
         before.addresses.iter().any(|address| self.addresses.binary_search(address).is_err())
@@ -186,6 +227,16 @@ fn hash(value: &wire::update::Value) -> Hash {
     hash.copy_from_slice(&digest.as_ref()[..16]);
     hash
 }
+
+/// There is no such thing.
+static ABSENT: LazyLock<Arc<Value>> =
+    LazyLock::new(|| Arc::new(Value::new(wire::update::Value::Absent(wire::Unit {}), Vec::new())));
+
+/// An address that is nobody's of ours.
+static FOREIGN: LazyLock<Arc<Value>> = LazyLock::new(|| {
+    let foreign = wire::update::Value::Outbound(encode::outbound(&Outbound::Foreign));
+    Arc::new(Value::new(foreign, Vec::new()))
+});
 
 /// Beyond these, values are made for each stream: a proxy that asks for every address there is fills no memory.
 const MAX_SHARED: usize = 100_000;
@@ -215,5 +266,26 @@ mod tests {
         assert_eq!(machine.hash, value("[::ffff:10.1.0.1]:80", "shop").hash);
         assert_ne!(machine.hash, value("10.1.0.1:80", "other").hash, "an ExternalWorkload is its namespace's alone");
         assert_ne!(machine.hash, value("[::ffff:10.1.0.1]:80", "other").hash);
+    }
+
+    #[test]
+    fn whatever_anybody_asks_for_the_places_are_for_what_there_is() {
+        let world = world(1, &[1]);
+        let value = |key: Key| world.value(&key, &caller("shop"));
+        let outbound = |address: [u8; 4], port: u16| Key::Outbound((address, port).into());
+        let endpoints = |name: String| Key::Endpoints(ServicePort::new("shop", &name, 80));
+        let foreign = value(outbound([192, 0, 2, 1], 1));
+        for n in 1..=60_000 {
+            assert!(Arc::ptr_eq(&foreign, &value(outbound([192, 0, 2, 7], n))));
+            value(outbound([10, 96, 0, 1], n.max(81)));
+            value(endpoints(format!("a{n}")));
+            value(outbound([10, 1, 0, 1], n));
+        }
+        let values = world.values.lock();
+        assert_eq!((values.made.len(), values.of_ports), (MAX_SHARED / 2, MAX_SHARED / 2));
+        drop(values);
+        let web = endpoints("web".to_owned());
+        assert!(Arc::ptr_eq(&value(web.clone()), &value(web)));
+        assert_eq!(world.values.lock().made.len(), MAX_SHARED / 2 + 1);
     }
 }

@@ -61,10 +61,10 @@ impl IncomingConfig {
         }
     }
 
-    /// The same where each pod has an address of its own: one has 64 handshakes and 256 connections at most, all together
-    /// 65,536 connections.
+    /// The same where each pod has an address of its own: one has 64 handshakes and 512 connections at most, which is enough
+    /// for a node's worth of pods behind the node's address, all together 65,536 connections.
     pub fn for_pods(clients: ClientCertificates) -> Self {
-        Self { max_pending_each: 64, max_connections: 65_536, max_connections_each: 256, ..Self::new(clients) }
+        Self { max_pending_each: 64, max_connections: 65_536, max_connections_each: 512, ..Self::new(clients) }
     }
 }
 

@@ -171,17 +171,14 @@ impl Session {
         Ok(Heard::Nothing)
     }
 
-    /// Looks at every subscription in the light of a world.
-    pub fn observe(&mut self, world: &World) {
+    /// From now on that world is the one that counts: [`look`](Self::look) at these, at all of them.
+    pub fn turn_to(&mut self, world: &World) -> Vec<Key> {
         self.behind = world.is_behind(&self.mark);
         if self.behind {
-            return;
+            return Vec::new();
         }
         self.as_of = world.progress().clone();
-        let keys: Vec<Key> = self.subscriptions.keys().cloned().collect();
-        for key in keys {
-            self.look(&key, world);
-        }
+        self.subscriptions.keys().cloned().collect()
     }
 
     /// What to send next, and takes it as sent.
@@ -241,7 +238,7 @@ impl Session {
     }
 
     /// Queues the world's version of a key if it is another than the one sent last, and unqueues an older one.
-    fn look(&mut self, key: &Key, world: &World) {
+    pub fn look(&mut self, key: &Key, world: &World) {
         if self.behind {
             return;
         }

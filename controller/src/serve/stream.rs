@@ -1,8 +1,10 @@
 //! The task behind one open stream.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use controller_runtime::sources::Place;
 use identity::SpiffeId;
 use proto::discovery as wire;
 use proto::names::HEARTBEAT_SECONDS;
@@ -11,8 +13,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tonic::{Status, Streaming};
 
 use crate::hub::Worlds;
-use crate::serve::OpenStream;
 use crate::serve::session::{Heard, ProtocolViolation, Push, Session};
+use crate::serve::shares::{Share, UsedUp};
+use crate::serve::{OpenStream, own_pause};
 use crate::world::World;
 
 type Outgoing = mpsc::Sender<Result<wire::DiscoverResponse, Status>>;
@@ -23,6 +26,7 @@ pub(crate) struct DiscoveryStream {
     incoming: Streaming<wire::DiscoverRequest>,
     outgoing: Outgoing,
     id: SpiffeId,
+    address: IpAddr,
     proxy: String,
     counted_subscriptions: usize,
     counted_behind: bool,
@@ -43,17 +47,17 @@ impl DiscoveryStream {
         open: OpenStream,
         incoming: Streaming<wire::DiscoverRequest>,
         outgoing: Outgoing,
-        id: SpiffeId,
+        (id, address): (SpiffeId, IpAddr),
     ) -> Self {
         let proxy = id.to_string();
-        Self { open, incoming, outgoing, id, proxy, counted_subscriptions: 0, counted_behind: false }
+        Self { open, incoming, outgoing, id, address, proxy, counted_subscriptions: 0, counted_behind: false }
     }
 
-    /// Serves the stream to its end.
-    pub(crate) async fn run(mut self) {
-        let end = match self.serve().await {
-            Ok(never) => match never {},
-            Err(end) => end,
+    /// Serves the stream to its end, or until its place goes to somebody who has fewer.
+    pub(crate) async fn run(mut self, mut place: Place) {
+        let end = tokio::select! {
+            Err(end) = self.serve() => end,
+            () = place.taken_away() => End::Goodbye("overloaded", own_pause()),
         };
         match end {
             End::Gone => tracing::debug!(proxy = self.proxy, "stream ended"),
@@ -73,7 +77,7 @@ impl DiscoveryStream {
     }
 
     async fn serve(&mut self) -> Result<std::convert::Infallible, End> {
-        let mut session = self.greet().await?;
+        let (mut session, mut share) = self.greet().await?;
         let mut worlds = self.open.shared.hub.worlds();
         let mut reached = self.open.shared.hub.reached();
         let life = self.open.shared.config.stream_life.mul_f64(0.5 + rand::random::<f64>());
@@ -84,7 +88,7 @@ impl DiscoveryStream {
         let mut heartbeat_due = false;
         let shutdown = self.open.shared.shutdown.clone().requested();
         tokio::pin!(shutdown);
-        observe(&mut session, &mut worlds);
+        observe(&mut session, &mut worlds).await;
         loop {
             let behind = session.is_behind() && worlds.borrow().is_some();
             self.count(session.subscriptions(), behind);
@@ -96,12 +100,13 @@ impl DiscoveryStream {
                     let world = worlds.borrow().clone();
                     let heard = session.receive(message, world.as_deref()).map_err(End::Violation)?;
                     self.note(&heard);
+                    share.hold(session.subscriptions()).map_err(|used_up| self.greedy(used_up))?;
                 }
                 changed = worlds.changed() => {
                     changed.map_err(|_| End::Goodbye("draining", draining_pause()))?;
-                    observe(&mut session, &mut worlds);
+                    observe(&mut session, &mut worlds).await;
                 }
-                Ok(()) = reached.changed(), if behind => observe(&mut session, &mut worlds),
+                Ok(()) = reached.changed(), if behind => observe(&mut session, &mut worlds).await,
                 _ = heartbeats.tick() => heartbeat_due = true,
                 // Only when there is room is the next message made: it is then the latest.
                 permit = self.outgoing.reserve(), if heartbeat_due || session.has_update() => {
@@ -126,7 +131,7 @@ impl DiscoveryStream {
         }
     }
 
-    async fn greet(&mut self) -> Result<Session, End> {
+    async fn greet(&mut self) -> Result<(Session, Share), End> {
         let first = timeout(HELLO_TIMEOUT, self.incoming.message()).await;
         let first = first.map_err(|_| End::Violation(ProtocolViolation::NoHello))?;
         let kind = first.map_err(|_| End::Gone)?.ok_or(End::Gone)?.kind;
@@ -136,7 +141,23 @@ impl DiscoveryStream {
         // Names for people, as far as a log line should go.
         self.proxy = format!("{}/{}", hello.namespace, hello.workload).chars().take(253).collect();
         tracing::debug!(proxy = self.proxy, id = %self.id, held = hello.held.len(), "stream opened");
-        Session::open(hello, self.id.namespace(), self.id.service_account()).map_err(End::Violation)
+        let session = Session::open(hello, self.id.namespace(), self.id.service_account()).map_err(End::Violation)?;
+        let entered = self.open.shared.shares.enter(self.address, self.id.clone());
+        let mut share = entered.map_err(|used_up| self.greedy(used_up))?;
+        share.hold(session.subscriptions()).map_err(|used_up| self.greedy(used_up))?;
+        // Last: only who has said all of this takes what is everybody's.
+        let admitted = self.open.shared.admission.lock().admit(Instant::now());
+        admitted.map_err(|retry_after| End::Goodbye("overloaded", retry_after))?;
+        Ok((session, share))
+    }
+
+    /// The share of its address or identity is used up.
+    fn greedy(&self, used_up: UsedUp) -> End {
+        let (proxy, id, address) = (&self.proxy, &self.id, self.address);
+        if self.open.shared.complaints.take(Instant::now().into_std()) {
+            tracing::warn!(proxy, %id, %address, "too many streams or subscriptions: {used_up} are used up");
+        }
+        End::Goodbye("overloaded", own_pause())
     }
 
     fn heartbeat(&self, worlds: &Worlds) -> wire::DiscoverResponse {
@@ -189,10 +210,14 @@ pub(crate) fn goodbye(reason: &str, retry_after: Duration) -> wire::DiscoverResp
     response(wire::discover_response::Kind::Goodbye(wire::Goodbye { reason: reason.to_owned(), retry_after_ms }))
 }
 
-fn observe(session: &mut Session, worlds: &mut Worlds) {
+/// Takes in the newest world, and lets others have their turn between.
+async fn observe(session: &mut Session, worlds: &mut Worlds) {
     let world: Option<Arc<World>> = worlds.borrow_and_update().clone();
-    if let Some(world) = world {
-        session.observe(&world);
+    let Some(world) = world else { return };
+    let keys = session.turn_to(&world);
+    for keys in keys.chunks(KEYS_AT_ONCE) {
+        keys.iter().for_each(|key| session.look(key, &world));
+        tokio::task::yield_now().await;
     }
 }
 
@@ -205,8 +230,45 @@ fn draining_pause() -> Duration {
     Duration::from_millis(1000 + rand::random_range(0..2000))
 }
 
+/// A fraction of a millisecond's work.
+const KEYS_AT_ONCE: usize = 100;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How long a proxy waits for a replica that is behind before it should try another.
 const BEHIND_PATIENCE: Duration = Duration::from_secs(10);
 const BEHIND_PAUSE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::hub::Hub;
+    use crate::progress::Progress;
+    use crate::serve::session::tests::{facts, mesh};
+
+    #[tokio::test]
+    async fn a_stream_with_thousands_of_keys_lets_others_have_their_turn() {
+        let hub = Hub::new(mesh(), Instant::now());
+        let held = |port| {
+            let id = wire::ServicePort { namespace: "shop".to_owned(), name: "web".to_owned(), port };
+            let key = Some(wire::Key { kind: Some(wire::key::Kind::Endpoints(id)) });
+            wire::Held { key, hash: vec![1].into() }
+        };
+        let hello = wire::Hello { held: (1..=5000).map(held).collect(), ..wire::Hello::default() };
+        let mut session = Session::open(hello, "shop", "web").unwrap();
+        hub.publish(facts(&[1]), Progress::of("directory", 1), Instant::now());
+        let turns = Arc::new(AtomicUsize::new(0));
+        let counting = turns.clone();
+        let other = tokio::spawn(async move {
+            loop {
+                counting.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+        });
+        observe(&mut session, &mut hub.worlds()).await;
+        assert!(turns.load(Ordering::Relaxed) >= 49, "{turns:?}");
+        assert_eq!(std::iter::from_fn(|| session.next_update()).count(), 5000);
+        other.abort();
+    }
+}

@@ -9,7 +9,7 @@ use hyper_util::rt::TokioIo;
 use identity::{ClientCertificates, Issuer, KeyAndRequest, MeshTls, SpiffeId};
 use prometheus_client::registry::Registry;
 use proto::discovery::discovery_client::DiscoveryClient;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 
@@ -17,6 +17,7 @@ use super::session::tests::{facts, mesh};
 use super::*;
 use crate::progress::Progress;
 
+mod crowd;
 mod memory;
 
 const CONTROLLER: &str = "spiffe://cluster.local/ns/mesh-system/sa/mesh-controller";
@@ -47,12 +48,17 @@ fn tls(issuer: &Issuer, id: &str) -> MeshTls {
 
 impl Control {
     async fn start(streams: usize) -> Self {
+        let limits = AdmissionLimits { streams, per_second: 5000.0, burst: 5000.0, pods_per_address: None };
+        Self::start_with(limits).await
+    }
+
+    async fn start_with(admission: AdmissionLimits) -> Self {
         let (issuer, _) = Issuer::create(&"cluster.local".parse().unwrap(), SystemTime::now()).unwrap();
         let (trigger, shutdown) = Shutdown::pair();
         let config = ServeConfig {
             replica: "replica-a".to_owned(),
             trust_domain: "cluster.local".to_owned(),
-            admission: AdmissionLimits { streams, per_second: 5000.0, burst: 5000.0 },
+            admission,
             stream_life: Duration::from_secs(1800),
         };
         let mut registry = Registry::default();
@@ -92,11 +98,18 @@ impl Control {
 }
 
 async fn channel_to(address: SocketAddr, tls: MeshTls) -> Result<Channel, tonic::transport::Error> {
+    channel_from([127, 0, 0, 1], address, tls).await
+}
+
+async fn channel_from(source: [u8; 4], address: SocketAddr, tls: MeshTls) -> Result<Channel, tonic::transport::Error> {
     let endpoint = tls.endpoint(vec![CONTROLLER.parse().unwrap()], &[b"h2"]);
     let connector = tower::service_fn(move |_: tonic::transport::Uri| {
         let endpoint = endpoint.clone();
         async move {
-            let stream = TcpStream::connect(address).await?;
+            let socket = TcpSocket::new_v4()?;
+            socket.bind((source, 0).into())?;
+            let stream = socket.connect(address).await?;
+            stream.set_nodelay(true)?;
             let name = "controller".try_into().unwrap();
             let stream = TlsConnector::from(endpoint.config()).connect(name, stream).await?;
             Ok::<_, std::io::Error>(TokioIo::new(stream))
@@ -106,7 +119,10 @@ async fn channel_to(address: SocketAddr, tls: MeshTls) -> Result<Channel, tonic:
 }
 
 async fn open_at(address: SocketAddr, tls: MeshTls, hello: wire::Hello) -> Result<Client, Status> {
-    let channel = channel_to(address, tls).await.unwrap();
+    open_on(channel_to(address, tls).await.unwrap(), hello).await
+}
+
+async fn open_on(channel: Channel, hello: wire::Hello) -> Result<Client, Status> {
     let (requests, outgoing) = mpsc::channel(16);
     let hello = wire::discover_request::Kind::Hello(hello);
     requests.send(wire::DiscoverRequest { kind: Some(hello) }).await.unwrap();

@@ -78,6 +78,15 @@ fn sent(session: &mut Session) -> Vec<(Key, Option<usize>)> {
     updates.map(|update| (key(update.key.clone()).unwrap().unwrap(), endpoints(&update))).collect()
 }
 
+impl Session {
+    /// All that a change of the world brings, in one go.
+    pub(crate) fn observe(&mut self, world: &World) {
+        for key in self.turn_to(world) {
+            self.look(&key, world);
+        }
+    }
+}
+
 #[test]
 fn a_key_is_answered_once_and_again_when_it_changes() {
     let mut session = session(0, Vec::new());
