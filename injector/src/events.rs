@@ -2,8 +2,10 @@
 //!
 //! They are told of the pod's owner, where `kubectl describe` shows them, since the pod itself does not exist yet. They
 //! wait in a short queue and never hold up an answer: when the API server is slower than pods come, some are dropped. So
-//! are those that come faster than a namespace, or all of them together, may have them: who asks need not be an API server.
+//! are those that come faster than an address, a namespace, or all of them together, may have them: who asks need not be
+//! an API server.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,8 +22,17 @@ use tokio::sync::mpsc;
 #[derive(Debug, Clone)]
 pub struct Events {
     queue: mpsc::Sender<Told>,
-    rates: Arc<(Rate, Rates<String>)>,
+    rates: Arc<MostOften>,
     dropped: Counter,
+}
+
+/// How often there may be events.
+#[derive(Debug)]
+struct MostOften {
+    all: Rate,
+    /// Asked before all others: whoever invents questions takes no more than half of what there is.
+    source: Rates<Option<IpAddr>>,
+    namespace: Rates<String>,
 }
 
 /// One event.
@@ -41,7 +52,11 @@ impl Events {
     /// A queue and its other end.
     pub fn queue() -> (Self, mpsc::Receiver<Told>) {
         let (queue, receiver) = mpsc::channel(LONGEST_QUEUE);
-        let rates = (Rate::new(MOST_A_SECOND, MOST_AT_ONCE, Instant::now()), Rates::new(EACH_A_SECOND, EACH_AT_ONCE));
+        let rates = MostOften {
+            all: Rate::new(MOST_A_SECOND, MOST_AT_ONCE, Instant::now()),
+            source: Rates::new(MOST_A_SECOND / 2.0, MOST_AT_ONCE / 2.0),
+            namespace: Rates::new(EACH_A_SECOND, EACH_AT_ONCE),
+        };
         (Self { queue, rates: Arc::new(rates), dropped: Counter::default() }, receiver)
     }
 
@@ -51,11 +66,15 @@ impl Events {
         registry.register("mesh_events_dropped", what, self.dropped.clone());
     }
 
-    /// Puts an event into the queue, or drops it when there were too many or the queue is full.
-    pub fn tell(&self, told: Told) {
-        let (now, (all, each)) = (Instant::now(), &*self.rates);
+    /// Puts an event into the queue, or drops it when there were too many or the queue is full; `source` is whose question
+    /// brought it about.
+    pub fn tell(&self, source: Option<IpAddr>, told: Told) {
+        let (now, rates) = (Instant::now(), &*self.rates);
         let namespace = told.regarding.namespace.clone().unwrap_or_default();
-        if !each.take(namespace, now) || !all.take(now) || self.queue.try_send(told).is_err() {
+        let may = rates.source.take(source.map(|source| source.to_canonical()), now)
+            && rates.namespace.take(namespace, now)
+            && rates.all.take(now);
+        if !may || self.queue.try_send(told).is_err() {
             self.dropped.inc();
         }
     }
@@ -135,14 +154,23 @@ mod tests {
             cause: "port_conflict",
             note: "é".repeat(1000),
         };
+        let source = |last: u8| Some(IpAddr::from([10, 0, 0, last]));
         for _ in 0..100 {
-            events.tell(told("shop"));
+            events.tell(source(1), told("shop"));
         }
         assert!((25..30).contains(&queue.len()), "{}", queue.len());
-        events.tell(told("blog"));
+        events.tell(source(2), told("blog"));
         assert!(queue.len() > 25, "another namespace's");
+        // Whoever invents namespaces leaves the others half.
         for namespace in 0..2 * LONGEST_QUEUE {
-            events.tell(told(&namespace.to_string()));
+            events.tell(source(3), told(&namespace.to_string()));
+        }
+        let before = queue.len();
+        assert!((120..140).contains(&before), "{before}");
+        events.tell(source(2), told("news"));
+        assert_eq!(queue.len(), before + 1);
+        for namespace in 0..2 * LONGEST_QUEUE {
+            events.tell(source(namespace.to_le_bytes()[0]), told(&namespace.to_string()));
         }
         assert!(queue.len() < LONGEST_QUEUE && events.dropped.get() > 300);
         let note = shortened(&queue.try_recv().unwrap().note);

@@ -1,12 +1,16 @@
-//! The cluster's namespaces: a copy that is kept current, and the loop that repairs their labels.
+//! The cluster's namespaces: a copy that is kept current, the API server's word where the copy is not enough, and the loop
+//! that repairs their labels.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use controller_runtime::health::Readiness;
 use controller_runtime::kubernetes::{describe, is_conflict, is_not_found, watch_config};
+use controller_runtime::rate::Rates;
+use controller_runtime::sources::Sources;
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -17,24 +21,35 @@ use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher::{Event, watcher};
 use kube::{Api, Client};
-use tokio::sync::{Notify, Semaphore};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::mirror;
+use crate::quoted::{quoted, shortened};
 
 /// What is known of namespaces. Cheap to clone.
 #[derive(Clone)]
 pub struct Namespaces {
     known: Store<PartialObjectMeta<Namespace>>,
     client: Option<Client>,
-    /// What the API server is asked at once, however many ask us.
-    asking: Arc<Semaphore>,
+    asking: Arc<Asking>,
+}
+
+/// What the API server is asked, however many ask us: whoever makes us ask need not be an API server.
+#[derive(Debug)]
+struct Asking {
+    /// At once, shared out by where the questions come from.
+    places: Sources,
+    rates: Rates<Option<IpAddr>>,
+    /// Names that were nobody's, and when.
+    absent: Mutex<HashMap<String, Instant>>,
 }
 
 impl Namespaces {
     /// What `known` holds, and what `client` can find out.
     pub fn new(known: Store<PartialObjectMeta<Namespace>>, client: Option<Client>) -> Self {
-        Self { known, client, asking: Arc::new(Semaphore::new(MOST_ASKED)) }
+        Self { known, client, asking: Arc::new(Asking::new()) }
     }
 
     /// As it was when the watch last told of it.
@@ -42,22 +57,76 @@ impl Namespaces {
         Some(self.known.get(&ObjectRef::new(name))?.metadata.clone())
     }
 
-    /// As it is now: for names that the watch has not told of yet, and where its word would have consequences.
-    pub async fn ask(&self, name: &str) -> Result<ObjectMeta, String> {
+    /// As it is now: for names that the watch has not told of yet, and where its word would have consequences. `source` is
+    /// whose question it is.
+    pub async fn ask(&self, name: &str, source: Option<IpAddr>) -> Result<ObjectMeta, String> {
         let Some(client) = &self.client else {
-            return self.known(name).ok_or_else(|| format!("namespace {name} is not known"));
+            return self.known(name).ok_or_else(|| format!("namespace {} is not known", shortened(name)));
         };
+        // It becomes part of a path.
+        if !is_label(name) {
+            return Err(format!("{} is no namespace's name", quoted(name)));
+        }
+        let is_known = self.known(name).is_some();
+        self.asking.may_ask(name, is_known, source, Instant::now())?;
         let api = Api::<Namespace>::all(client.clone());
         let asking = async {
-            let _permit = self.asking.acquire().await.expect("the semaphore is never closed");
-            api.get_metadata(name).await
+            let place = self.asking.places.wait(source.unwrap_or(UNKNOWN), LONGEST_LINE).await;
+            let mut place = place.map_err(|_| TOO_MANY.to_owned())?;
+            tokio::select! {
+                answer = api.get_metadata(name) => Ok(answer),
+                () = place.taken_away() => Err(TOO_MANY.to_owned()),
+            }
         };
         match tokio::time::timeout(PATIENCE, asking).await {
-            Ok(Ok(object)) => Ok(object.metadata),
-            Ok(Err(error)) => Err(describe(&error)),
+            Ok(Ok(Ok(object))) => Ok(object.metadata),
+            Ok(Ok(Err(error))) => {
+                if is_not_found(&error) && !is_known {
+                    self.asking.remember_absent(name, Instant::now());
+                }
+                Err(describe(&error))
+            }
+            Ok(Err(busy)) => Err(busy),
             Err(_) => Err(format!("the API server does not tell about namespace {name} within {PATIENCE:?}")),
         }
     }
+}
+
+impl Asking {
+    fn new() -> Self {
+        Self {
+            places: Sources::new(MOST_ASKED, MOST_ASKED / 2),
+            rates: Rates::new(EACH_A_SECOND, EACH_AT_ONCE),
+            absent: Mutex::default(),
+        }
+    }
+
+    /// What the watch has told of since is asked for whatever was said before.
+    fn may_ask(&self, name: &str, is_known: bool, source: Option<IpAddr>, now: Instant) -> Result<(), String> {
+        let absent = self.absent.lock().get(name).copied();
+        if absent.is_some_and(|since| !is_known && now.duration_since(since) < ABSENT_FOR) {
+            return Err(format!("there is no namespace {name}"));
+        }
+        let source = source.map(|source| source.to_canonical());
+        if self.rates.take(source, now.into_std()) { Ok(()) } else { Err(TOO_MANY.to_owned()) }
+    }
+
+    fn remember_absent(&self, name: &str, now: Instant) {
+        let mut absent = self.absent.lock();
+        if absent.len() >= MOST_ABSENT {
+            absent.retain(|_, since| now.duration_since(*since) < ABSENT_FOR);
+            if absent.len() >= MOST_ABSENT {
+                return;
+            }
+        }
+        absent.insert(name.to_owned(), now);
+    }
+}
+
+/// A label in the sense of RFC 1123, as every namespace's name is one.
+fn is_label(name: &str) -> bool {
+    let is_part = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&name.len()) && name.bytes().all(is_part) && !name.starts_with('-') && !name.ends_with('-')
 }
 
 impl fmt::Debug for Namespaces {
@@ -178,6 +247,17 @@ async fn repair(
 const CONDITION: &str = "namespaces";
 const PATIENCE: Duration = Duration::from_secs(3);
 const MOST_ASKED: usize = 16;
+/// For one address. Who asks: an API server, for pods of a namespace that the watch has not told of yet.
+const EACH_A_SECOND: f64 = 50.0;
+/// A thousand pods that come with their namespace.
+const EACH_AT_ONCE: f64 = 1000.0;
+/// As many as an API server has under way.
+const LONGEST_LINE: usize = 600;
+const MOST_ABSENT: usize = 1024;
+/// Less than it takes a person to make the namespace and then a pod.
+const ABSENT_FOR: Duration = Duration::from_secs(1);
+const TOO_MANY: &str = "too many questions that only the API server can answer; ask again";
+const UNKNOWN: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const SLOWEST: Duration = Duration::from_secs(60);
 
@@ -185,7 +265,6 @@ const SLOWEST: Duration = Duration::from_secs(60);
 mod tests {
     use kube::client::Body;
     use kube::runtime::reflector;
-    use parking_lot::Mutex;
     use serde_json::{Value, json};
 
     use super::*;
@@ -247,5 +326,80 @@ mod tests {
         repairs.changed.notify_one();
         tokio::time::timeout(Duration::from_secs(1), times(5)).await.unwrap();
         repairing.abort();
+    }
+
+    /// Namespaces of an API server that knows none, or does not answer; with what it was asked.
+    fn nobodys(answers: bool) -> (Namespaces, Arc<Mutex<Vec<String>>>) {
+        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+        let seen = Arc::clone(&asked);
+        let answer = move |request: axum::http::Request<Body>| {
+            seen.lock().push(request.uri().path().to_owned());
+            async move {
+                if !answers {
+                    std::future::pending::<()>().await;
+                }
+                let status = json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404});
+                let body = Body::from(serde_json::to_vec(&status)?);
+                Ok::<_, Box<dyn std::error::Error + Send + Sync>>(
+                    axum::http::Response::builder().status(404).body(body)?,
+                )
+            }
+        };
+        let client = Client::new(tower::service_fn(answer), "mesh-system");
+        (Namespaces::new(reflector::store().0, Some(client)), asked)
+    }
+
+    fn source(last: u8) -> Option<IpAddr> {
+        Some(IpAddr::from([10, 0, 0, last]))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_invents_namespaces_makes_the_api_server_work_little_and_keeps_nobody_from_asking() {
+        let (namespaces, asked) = nobodys(true);
+        for n in 0..5000 {
+            namespaces.ask(&format!("a{n}"), source(1)).await.unwrap_err();
+        }
+        assert!((1000..1100).contains(&asked.lock().len()), "{}", asked.lock().len());
+        asked.lock().clear();
+        namespaces.ask("shop", source(2)).await.unwrap_err();
+        assert_eq!(*asked.lock(), ["/api/v1/namespaces/shop"]);
+        // For a second what was nobody's is not asked for again, unless the watch tells of it.
+        for _ in 0..10 {
+            let error = namespaces.ask("shop", source(3)).await.unwrap_err();
+            assert!(error.contains("no namespace shop"), "{error}");
+        }
+        assert_eq!(asked.lock().len(), 1);
+        tokio::time::advance(ABSENT_FOR).await;
+        namespaces.ask("shop", source(3)).await.unwrap_err();
+        assert_eq!(asked.lock().len(), 2);
+        for name in ["shop/status", "../pods", "shop?watch=1", "Shop", "-a", "", &"a".repeat(64)] {
+            let error = namespaces.ask(name, source(2)).await.unwrap_err();
+            assert!(error.contains("no namespace's name"), "{error}");
+        }
+        assert_eq!(asked.lock().len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_the_api_server_is_slow_whoever_asks_most_gives_way() {
+        let (namespaces, asked) = nobodys(false);
+        let ask = |n: u8, name: String| {
+            let namespaces = namespaces.clone();
+            tokio::spawn(async move { namespaces.ask(&name, source(n)).await })
+        };
+        let greedy: Vec<_> = (0..40).map(|n| ask(1 + n % 2, format!("a{n}"))).collect();
+        while asked.lock().len() < MOST_ASKED {
+            tokio::task::yield_now().await;
+        }
+        let other = ask(3, "shop".to_owned());
+        while asked.lock().len() == MOST_ASKED {
+            tokio::task::yield_now().await;
+        }
+        assert!(asked.lock().contains(&"/api/v1/namespaces/shop".to_owned()), "{asked:?}");
+        assert!(other.await.unwrap().unwrap_err().contains("does not tell"));
+        let mut gave_way = 0;
+        for greedy in greedy {
+            gave_way += usize::from(greedy.await.unwrap().unwrap_err() == TOO_MANY);
+        }
+        assert_eq!(gave_way, 1);
     }
 }

@@ -3,6 +3,8 @@
 //! Read leniently where it does not matter, so that an API server of another version is understood; what can't be
 //! understood gets an answer that says so.
 
+use std::net::IpAddr;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
@@ -30,6 +32,9 @@ pub struct Question {
     /// Nothing outside of the answer may come of it.
     #[serde(default)]
     pub dry_run: Option<bool>,
+    /// Where it came from: not for itself to say.
+    #[serde(skip)]
+    pub source: Option<IpAddr>,
 }
 
 /// Group, version and kind.

@@ -86,7 +86,7 @@ impl Webhook {
             Ok(pod) => pod,
             Err(error) => return self.broken(question, &format!("its object is no Pod: {error}")),
         };
-        let namespace = match self.namespace(&pod, &question.namespace).await {
+        let namespace = match self.namespace(&pod, question).await {
             Ok(namespace) => namespace,
             Err(error) => {
                 self.count(question, |metrics| metrics.failed("namespace_unknown"));
@@ -111,13 +111,14 @@ impl Webhook {
 
     /// What the watch has told is good enough to inject a pod by, and not to leave one out by: whoever sent us the pod may
     /// know of an annotation that we have not heard of.
-    async fn namespace(&self, pod: &Pod, name: &str) -> Result<ObjectMeta, String> {
+    async fn namespace(&self, pod: &Pod, question: &Question) -> Result<ObjectMeta, String> {
+        let name = &question.namespace;
         if name.is_empty() {
             return Err("the question names no namespace".to_owned());
         }
         match self.namespaces.known(name) {
             Some(known) if decide(pod, &known) != Decision::Skip(Skipped::NotAskedFor) => Ok(known),
-            _ => self.namespaces.ask(name).await,
+            _ => self.namespaces.ask(name, question.source).await,
         }
     }
 
@@ -153,7 +154,8 @@ impl Webhook {
         }
         let regarding = regarding(&pod.metadata, namespace.name.as_deref().unwrap_or_default());
         let (cause, is_warning) = cause;
-        self.events.tell(Told { regarding, is_warning, cause, note: format!("{}: {note}", name(pod)) });
+        let source = question.source;
+        self.events.tell(source, Told { regarding, is_warning, cause, note: format!("{}: {note}", name(pod)) });
     }
 
     /// A dry run leaves no trace.
@@ -203,7 +205,7 @@ impl Webhook {
             }
         };
         match Question::parse(&body) {
-            Ok(question) => Ok((place, question)),
+            Ok(question) => Ok((place, Question { source: Some(source.0), ..question })),
             Err(error) => Err(refused("malformed", StatusCode::BAD_REQUEST, error.to_string())),
         }
     }
