@@ -162,7 +162,8 @@ fn check_nodes(nodes: &[Node], lines: &mut Lines) {
     }
 }
 
-/// Why pods with a proxy cannot run on a node.
+/// Why pods with a proxy cannot run on a node. The kernel's version is a guess at what it can do: one that was built without
+/// nf_tables shows when a pod starts, in what `check` says of `mesh-init`.
 fn unfit(info: &NodeSystemInfo) -> Option<String> {
     if info.operating_system != "linux" {
         return Some(format!("runs {}: there is no proxy for it", info.operating_system));

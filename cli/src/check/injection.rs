@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use injector::decision::Skipped;
 use injector::{Config, Decision, Outcome, decide, inject};
-use k8s_openapi::api::core::v1::{ConfigMap, ContainerStatus, Namespace, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, ContainerState, ContainerStatus, Namespace, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::ResourceExt as _;
 use proto::names;
@@ -231,7 +231,7 @@ fn asked_since(namespace: &Namespace) -> Option<i64> {
 /// The proxies as their kubelets see them.
 fn proxies(pods: &[Pod], lines: &mut Lines) {
     let mut well = 0;
-    let mut waiting: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut waiting: BTreeMap<(String, &str), Vec<String>> = BTreeMap::new();
     let mut versions: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let stays = |pod: &&Pod| lives(pod) && pod.metadata.deletion_timestamp.is_none() && !has_ended(pod);
     for pod in pods.iter().filter(|pod| is_meshed(pod)).filter(stays) {
@@ -239,17 +239,14 @@ fn proxies(pods: &[Pod], lines: &mut Lines) {
         if let Some(version) = pod.annotations().get(names::PROXY_VERSION).filter(|version| *version != OWN) {
             versions.entry(version.clone()).or_default().push(name.clone());
         }
-        match status(pod) {
+        match status(pod, names::PROXY_CONTAINER) {
             Some(status) if status.ready || status.started == Some(true) => well += 1,
-            status => waiting.entry(status.map_or_else(|| "not started".to_owned(), why)).or_default().push(name),
+            _ => waiting.entry(why(pod)).or_default().push(name),
         }
     }
-    for (why, pods) in &waiting {
-        let hint = format!(
-            "kubectl -n {} logs {} -c mesh-proxy",
-            pods[0].split('/').next().unwrap_or_default(),
-            pods[0].split('/').next_back().unwrap_or_default()
-        );
+    for ((why, look), pods) in &waiting {
+        let (namespace, pod) = pods[0].split_once('/').unwrap_or_default();
+        let hint = format!("kubectl -n {namespace} {}", look.replace("POD", pod));
         lines.failed("running", format!("{} ({why}): {}", not_running(pods.len()), some(pods)), &hint);
     }
     for (version, pods) in &versions {
@@ -279,20 +276,62 @@ fn has_ended(pod: &Pod) -> bool {
     !again && ended.peek().is_some() && ended.all(|ended| ended)
 }
 
-fn status(pod: &Pod) -> Option<&ContainerStatus> {
+fn status<'p>(pod: &'p Pod, container: &str) -> Option<&'p ContainerStatus> {
     let status = pod.status.as_ref()?;
     let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
-    all.into_iter().find(|status| status.name == names::PROXY_CONTAINER)
+    all.into_iter().find(|status| status.name == container)
 }
 
-fn why(status: &ContainerStatus) -> String {
-    let state = status.state.as_ref();
-    let waiting = state.and_then(|state| state.waiting.as_ref()).and_then(|waiting| waiting.reason.clone());
+/// Why a proxy does not run, and what to look at. It starts when the redirect rules are written, so what those met comes first:
+/// a kernel without nftables shows there.
+fn why(pod: &Pod) -> (String, &'static str) {
+    let (rules, proxy) = (status(pod, names::INIT_CONTAINER), status(pod, names::PROXY_CONTAINER));
+    if let Some(end) = rules.and_then(failure) {
+        return (format!("mesh-init, which writes the redirect rules, {end}"), "logs POD -c mesh-init");
+    }
+    let Some(proxy) = proxy else { return ("not started".to_owned(), "describe pod POD") };
+    if let Some(end) = failure(proxy) {
+        return (end, "logs POD -c mesh-proxy");
+    }
+    let state = proxy.state.as_ref();
+    let Some(waiting) = state.and_then(|state| state.waiting.as_ref()) else {
+        let text = "not ready: no certificate or no configuration yet".to_owned();
+        return (text, "logs POD -c mesh-proxy");
+    };
+    let reason = waiting.reason.as_deref().unwrap_or("waiting");
+    // The kubelet says no more while its hook holds the application.
+    let is_held = reason == "PodInitializing" && rules.is_none_or(has_done);
+    let text = match waiting.message.as_deref().map(last_line) {
+        _ if is_held => "it has no certificate or no configuration yet, and its application waits for it".to_owned(),
+        Some(message) if !message.is_empty() => format!("{reason}: {message}"),
+        _ => reason.to_owned(),
+    };
+    (text, if reason == "CrashLoopBackOff" { "logs POD -c mesh-proxy" } else { "describe pod POD" })
+}
+
+fn has_done(status: &ContainerStatus) -> bool {
+    let ended = status.state.as_ref().and_then(|state| state.terminated.as_ref());
+    ended.is_some_and(|ended| ended.exit_code == 0)
+}
+
+/// How a container ended that should not have, and its last words.
+fn failure(status: &ContainerStatus) -> Option<String> {
     let ended =
-        state.and_then(|state| state.terminated.as_ref()).map(|end| format!("ended with code {}", end.exit_code));
-    waiting.or(ended).unwrap_or_else(|| "not ready: no certificate or no configuration yet".to_owned())
+        |state: &Option<ContainerState>| state.as_ref()?.terminated.clone().filter(|ended| ended.exit_code != 0);
+    let runs = status.state.as_ref().is_some_and(|state| state.running.is_some());
+    let ended = ended(&status.state).or_else(|| ended(&status.last_state).filter(|_| !runs && !has_done(status)))?;
+    let words = ended.message.as_deref().map(last_line).filter(|words| !words.is_empty());
+    Some(format!("ended with code {}{}", ended.exit_code, words.map(|words| format!(": {words}")).unwrap_or_default()))
 }
 
+/// Of a container's last words, which may be its whole log.
+fn last_line(text: &str) -> String {
+    let line = text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default();
+    line.chars().take(WORDS).collect()
+}
+
+/// Characters of a container's last words that are shown.
+const WORDS: usize = 200;
 const OWN: &str = env!("CARGO_PKG_VERSION");
 
 #[cfg(test)]

@@ -191,6 +191,61 @@ fn a_job_that_is_done_is_no_failure() {
     }
 }
 
+/// As a kubelet writes it, in the order in which a pod starts.
+#[test]
+fn a_proxy_that_does_not_run_says_why() {
+    let state = |name: &str, state: Value, last: Value| {
+        json!({"name": name, "image": "", "imageID": "", "ready": false,
+        "restartCount": 0, "state": state, "lastState": last})
+    };
+    let failed =
+        json!({"terminated": {"exitCode": 1, "message": "reading\nmesh-proxy: nftables: Operation not supported\n"}});
+    let (done, running) = (json!({"terminated": {"exitCode": 0}}), json!({"running": {}}));
+    let waiting = |reason: &str, message: &str| json!({"waiting": {"reason": reason, "message": message}});
+    let rules =
+        "mesh-init, which writes the redirect rules, ended with code 1: mesh-proxy: nftables: Operation not supported)";
+    let held = "it has no certificate or no configuration yet, and its application waits";
+    for (init, proxy, expected, hint) in [
+        ((&failed, json!({})), (waiting("PodInitializing", ""), json!({})), rules, "logs web-1 -c mesh-init"),
+        (
+            (&waiting("CrashLoopBackOff", ""), failed.clone()),
+            (waiting("PodInitializing", ""), json!({})),
+            rules,
+            "-c mesh-init",
+        ),
+        ((&running, json!({})), (waiting("PodInitializing", ""), json!({})), "(PodInitializing)", "describe pod web-1"),
+        ((&done, failed.clone()), (waiting("PodInitializing", ""), json!({})), held, "describe pod web-1"),
+        (
+            (&done, json!({})),
+            (waiting("ImagePullBackOff", "no\nsuch image"), json!({})),
+            "(ImagePullBackOff: such image)",
+            "describe",
+        ),
+        (
+            (&done, json!({})),
+            (waiting("CrashLoopBackOff", ""), failed.clone()),
+            "(ended with code 1: mesh-proxy",
+            "-c mesh-proxy",
+        ),
+        (
+            (&done, json!({})),
+            (running.clone(), failed.clone()),
+            "(not ready: no certificate",
+            "logs web-1 -c mesh-proxy",
+        ),
+    ] {
+        let mut facts = well();
+        let mut broken = pod("web-1", -100, true);
+        let containers = [state("mesh-init", init.0.clone(), init.1), state("mesh-proxy", proxy.0, proxy.1)];
+        broken.status = Some(object(json!({"phase": "Pending", "initContainerStatuses": containers})));
+        *pods(&mut facts) = vec![broken];
+        let report = judge(&facts);
+        let line = report.checks.iter().find(|line| line.name == "running").unwrap();
+        assert!(line.outcome == Outcome::Failed && line.text.contains(expected), "{expected}: {line:?}");
+        assert!(line.hint.as_deref().unwrap().contains(hint), "{hint}: {line:?}");
+    }
+}
+
 #[test]
 fn a_namespace_that_is_being_deleted_is_not_tried() {
     let mut namespaces = vec![namespace("shop"), namespace("going")];
