@@ -9,6 +9,9 @@
 //!
 //! Commands that change a cluster (`install`, `upgrade`, `uninstall`) begin with 2 and never look for a demo.
 
+#[cfg(test)]
+pub(crate) mod fake;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

@@ -300,66 +300,36 @@ mod tests {
     use std::collections::BTreeSet;
     use std::sync::Arc;
 
-    use bytes::Bytes;
-    use http_body_util::{BodyExt as _, Full};
-    use hyper::body::Incoming;
-    use hyper::service::service_fn;
-    use hyper::{Request, Response};
-    use hyper_util::rt::TokioIo;
-    use k8s_openapi::apimachinery::pkg::version::Info;
     use parking_lot::Mutex;
-    use serde_json::{Value, json};
-    use tokio::net::TcpListener;
+    use serde_json::json;
 
     use super::*;
     use crate::check::Outcome;
+    use crate::kubernetes::fake;
 
-    type Asked = Arc<Mutex<BTreeSet<String>>>;
-
-    /// An API server that knows rights only, and gives all but one.
-    async fn reluctant(asked: Asked) -> Cluster {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let server = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let asked = asked.clone();
-                let answer = service_fn(move |request| answer(request, asked.clone()));
-                let connection = hyper::server::conn::http1::Builder::new();
-                tokio::spawn(connection.serve_connection(TokioIo::new(stream), answer));
-            }
-        });
-        let client = Client::try_from(kube::Config::new(server.parse().unwrap())).unwrap();
-        let version = Info { git_version: "v1.34.4".to_owned(), ..Info::default() };
-        Cluster { client, server, namespace: "default".to_owned(), version }
-    }
-
-    async fn answer(request: Request<Incoming>, asked: Asked) -> Result<Response<Full<Bytes>>, hyper::Error> {
-        let reviews = request.uri().path().ends_with("/selfsubjectaccessreviews");
-        let body = request.into_body().collect().await?.to_bytes();
-        let (code, body) = if reviews {
-            let mut review: Value = serde_json::from_slice(&body).unwrap();
-            let right = &review["spec"]["resourceAttributes"];
-            asked.lock().insert(right.to_string());
-            let refused = right["verb"] == "patch" && right["resource"] == "validatingadmissionpolicies";
-            review["status"] = json!({"allowed": !refused});
-            (201, review)
-        } else {
-            (404, json!({"kind": "Status", "status": "Failure", "code": 404}))
-        };
-        let answer = Response::builder().status(code).header("content-type", "application/json");
-        Ok(answer.body(Full::from(body.to_string())).unwrap())
-    }
-
+    /// At an API server that knows rights only, and gives all but one.
     #[tokio::test]
     async fn the_rights_that_are_checked_are_those_that_an_installation_needs() {
-        let asked: Asked = Arc::default();
-        let cluster = reluctant(asked.clone()).await;
+        let asked: Arc<Mutex<BTreeSet<String>>> = Arc::default();
+        let heard = asked.clone();
+        let cluster = fake::serve(move |_, path, mut review| {
+            if !path.ends_with("/selfsubjectaccessreviews?") {
+                return fake::not_found();
+            }
+            let right = review["spec"]["resourceAttributes"].clone();
+            let refused = right["verb"] == "patch" && right["resource"] == "validatingadmissionpolicies";
+            heard.lock().insert(right.to_string());
+            review["status"] = json!({"allowed": !refused});
+            (201, review)
+        })
+        .await;
         let desired = crate::install::desired(&json!({}), &cluster.version.git_version).unwrap();
         let refusal = preflight::rights(&cluster.client, &desired).await.unwrap_err().to_string();
         let needed = std::mem::take(&mut *asked.lock());
         assert!(refusal.starts_with("you may not patch validatingadmissionpolicies in this cluster"), "{refusal}");
 
         let report = before::judge(&Box::pin(before(&cluster, &desired)).await);
+        assert!(!needed.is_empty());
         assert_eq!(*asked.lock(), needed);
         let line = report.checks.iter().find(|line| line.name == "rights").unwrap();
         assert_eq!(

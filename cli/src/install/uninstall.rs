@@ -340,17 +340,4 @@ const XMESH: &str = "meshctl";
 const PATIENCE: Duration = Duration::from_secs(15);
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn webhooks_go_first_and_the_namespace_last() {
-        let keys = keys(None, "v1.34.0").unwrap();
-        assert_eq!(keys.first().unwrap().kind, "MutatingWebhookConfiguration");
-        assert_eq!(keys.last().unwrap().kind, "Namespace");
-        let old = key("v1", "Service", Some("mesh-system".to_owned()), "of-an-old-version");
-        let mut record = Record::of(&serde_json::Value::Null, &[]);
-        record.keys.insert(old.clone());
-        assert!(super::keys(Some(&record), "v1.34.0").unwrap().contains(&old));
-    }
-}
+mod tests;
