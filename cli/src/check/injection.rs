@@ -293,16 +293,15 @@ fn why(pod: &Pod) -> (String, &'static str) {
     if let Some(end) = failure(proxy) {
         return (end, "logs POD -c mesh-proxy");
     }
-    let state = proxy.state.as_ref();
-    let Some(waiting) = state.and_then(|state| state.waiting.as_ref()) else {
-        let text = "not ready: no certificate or no configuration yet".to_owned();
-        return (text, "logs POD -c mesh-proxy");
+    let held = || "not ready: no certificate or no configuration yet, and its application waits for it".to_owned();
+    let Some(waiting) = proxy.state.as_ref().and_then(|state| state.waiting.as_ref()) else {
+        return (held(), "logs POD -c mesh-proxy");
     };
     let reason = waiting.reason.as_deref().unwrap_or("waiting");
-    // The kubelet says no more while its hook holds the application.
+    // What some kubelets say while the proxy's hook holds the application.
     let is_held = reason == "PodInitializing" && rules.is_none_or(has_done);
     let text = match waiting.message.as_deref().map(last_line) {
-        _ if is_held => "it has no certificate or no configuration yet, and its application waits for it".to_owned(),
+        _ if is_held => held(),
         Some(message) if !message.is_empty() => format!("{reason}: {message}"),
         _ => reason.to_owned(),
     };

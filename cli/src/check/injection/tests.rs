@@ -204,7 +204,7 @@ fn a_proxy_that_does_not_run_says_why() {
     let waiting = |reason: &str, message: &str| json!({"waiting": {"reason": reason, "message": message}});
     let rules =
         "mesh-init, which writes the redirect rules, ended with code 1: mesh-proxy: nftables: Operation not supported)";
-    let held = "it has no certificate or no configuration yet, and its application waits";
+    let held = "(not ready: no certificate or no configuration yet, and its application waits for it)";
     for (init, proxy, expected, hint) in [
         ((&failed, json!({})), (waiting("PodInitializing", ""), json!({})), rules, "logs web-1 -c mesh-init"),
         (
