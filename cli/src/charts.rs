@@ -55,6 +55,7 @@ pub const MESH: Chart = Chart {
         ("namespace-guard.yaml", include_str!("../../charts/mesh/templates/namespace-guard.yaml")),
         ("namespace.yaml", include_str!("../../charts/mesh/templates/namespace.yaml")),
         ("rbac.yaml", include_str!("../../charts/mesh/templates/rbac.yaml")),
+        ("route-warnings.yaml", include_str!("../../charts/mesh/templates/route-warnings.yaml")),
         ("rules.yaml", include_str!("../../charts/mesh/templates/rules.yaml")),
         ("webhook.yaml", include_str!("../../charts/mesh/templates/webhook.yaml")),
     ],

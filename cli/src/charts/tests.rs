@@ -175,6 +175,12 @@ fn the_injectors_account_is_held_to_its_label_where_kubernetes_can() {
     assert!(whose.ends_with("== 'system:serviceaccount:mesh-system:mesh-injector'"), "{whose}");
     let binding = find(&objects, "ValidatingAdmissionPolicyBinding", "mesh-injector-namespaces");
     assert_eq!(binding["spec"]["policyName"], policy["metadata"]["name"]);
+    // Routes are everybody's: their owners are warned, and nobody is held up.
+    let warnings = find(&objects, "ValidatingAdmissionPolicyBinding", "mesh-routes");
+    assert_eq!(warnings["spec"]["validationActions"], json!(["Warn"]));
+    assert_eq!(find(&objects, "ValidatingAdmissionPolicy", "mesh-routes")["spec"]["failurePolicy"], "Ignore");
+    let silent = render(&json!({"routeWarnings": false}));
+    assert!(!silent.iter().any(|object| object["metadata"]["name"] == "mesh-routes"));
     let older = Release { kube_version: "v1.29.3".to_owned(), ..release() };
     let objects = MESH.objects(&json!({}), &older).unwrap();
     assert!(!objects.iter().any(|object| object["kind"].as_str().unwrap().starts_with("ValidatingAdmission")));

@@ -106,5 +106,6 @@ controlPlane:
 networkPolicies: {enabled: false}
 prometheus: {scrapeAnnotations: false, rules: true, ruleLabels: {release: stack}}
 grafana: {dashboards: true}
+routeWarnings: false
 injector: {resources: {requests: null}}
 "#;

@@ -3,6 +3,7 @@
 #![expect(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "an integration test is all tests")]
 
 mod account;
+mod analyze;
 mod capture;
 mod charts;
 mod cli;
