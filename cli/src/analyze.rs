@@ -85,6 +85,9 @@ pub struct Analysis {
     pub warnings: usize,
     /// By file and line, or by kind and name.
     pub findings: Vec<Finding>,
+    /// Kinds of a cluster that may not be read, and so were not looked at; one sentence each.
+    #[serde(rename = "notRead", skip_serializing_if = "Vec::is_empty")]
+    pub not_read: Vec<String>,
 }
 
 /// Analyzes manifests; no cluster is asked.
@@ -100,7 +103,7 @@ pub fn run_on_files(args: &AnalyzeArgs, format: Format) -> anyhow::Result<()> {
     }
     let mut judged = judge::judge(&sources, &Known::files());
     judged.findings.extend(unreadable);
-    finish(judged, args.scope.namespace.as_deref(), format)
+    finish(&Analysis::new(judged, args.scope.namespace.as_deref()), format)
 }
 
 /// Analyzes the manifests of a demo.
@@ -117,13 +120,12 @@ pub async fn run_on_cluster(
 ) -> anyhow::Result<()> {
     let read = online::read(cluster, namespace).await?;
     let judged = judge::judge(&read.sources, &read.known);
-    finish(judged, namespace, format)
+    finish(&Analysis { not_read: read.not_read, ..Analysis::new(judged, namespace) }, format)
 }
 
-fn finish(judged: Judged, namespace: Option<&str>, format: Format) -> anyhow::Result<()> {
-    let analysis = Analysis::new(judged, namespace);
+fn finish(analysis: &Analysis, format: Format) -> anyhow::Result<()> {
     output::print(&match format {
-        Format::Json => output::json(&analysis),
+        Format::Json => output::json(analysis),
         Format::Table => analysis.render(),
     })?;
     match analysis.errors {
@@ -148,12 +150,19 @@ impl Analysis {
         });
         findings.dedup();
         let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
-        Self { objects: judged.objects, errors: count(Severity::Error), warnings: count(Severity::Warning), findings }
+        Self {
+            objects: judged.objects,
+            errors: count(Severity::Error),
+            warnings: count(Severity::Warning),
+            findings,
+            not_read: Vec::new(),
+        }
     }
 
     /// One line per finding, and below them what they amount to.
     pub fn render(&self) -> String {
         let mut text: String = self.findings.iter().map(|finding| format!("{}\n", printable(finding.line()))).collect();
+        text.extend(self.not_read.iter().map(|why| format!("‼ not looked at: {}\n", printable(why.clone()))));
         let objects = many(self.objects, "object");
         text.push_str(&match (self.errors, self.warnings) {
             (0, 0) => format!("√ {objects}, nothing to correct\n"),

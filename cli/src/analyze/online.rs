@@ -25,26 +25,37 @@ pub struct Read {
     pub sources: Vec<Source>,
     /// What is known beside them.
     pub known: Known,
+    /// Kinds that may not be read, and why, one sentence each.
+    pub not_read: Vec<String>,
 }
 
-/// Reads it. What may not be read in all namespaces is read in the one asked for.
+/// Reads it. What may not be read in all namespaces is read in the one asked for, and kinds that may not be read at all are
+/// left out and told.
 pub async fn read(cluster: &Cluster, namespace: Option<&str>) -> anyhow::Result<Read> {
     let client = &cluster.client;
     let (services, config, namespaces) =
         tokio::join!(services(client, namespace), config(client), namespaces(client, namespace));
-    let (services, incomplete) = services?;
-    let mut sources = services;
+    let (mut sources, incomplete) = services?;
     sources.extend(namespaces?);
-    sources.extend(listed::<EndpointSlice>(client, namespace).await?);
-    sources.extend(listed::<Pod>(client, namespace).await?);
-    sources.extend(listed::<Deployment>(client, namespace).await?);
-    sources.extend(listed::<StatefulSet>(client, namespace).await?);
-    sources.extend(listed::<DaemonSet>(client, namespace).await?);
-    sources.extend(listed::<Job>(client, namespace).await?);
-    sources.extend(listed::<CronJob>(client, namespace).await?);
-    sources.extend(custom(client, namespace, &ApiResource::erase::<crd::GatewayRoute>(&())).await?);
-    sources.extend(custom(client, namespace, &ApiResource::erase::<crd::ExternalWorkload>(&())).await?);
-    Ok(Read { sources, known: Known { config, incomplete, endpoints: true } })
+    let mut not_read = Vec::new();
+    let mut allowed = |read: Result<Vec<Source>, kube::Error>| -> anyhow::Result<bool> {
+        match read {
+            Ok(read) => sources.extend(read),
+            Err(error) if is_forbidden(&error) => not_read.push(explain(&error)),
+            Err(error) => anyhow::bail!("{}", explain(&error)),
+        }
+        Ok(not_read.is_empty())
+    };
+    let endpoints = allowed(listed::<EndpointSlice>(client, namespace).await)?;
+    allowed(listed::<Pod>(client, namespace).await)?;
+    allowed(listed::<Deployment>(client, namespace).await)?;
+    allowed(listed::<StatefulSet>(client, namespace).await)?;
+    allowed(listed::<DaemonSet>(client, namespace).await)?;
+    allowed(listed::<Job>(client, namespace).await)?;
+    allowed(listed::<CronJob>(client, namespace).await)?;
+    allowed(custom(client, namespace, &ApiResource::erase::<crd::GatewayRoute>(&())).await)?;
+    allowed(custom(client, namespace, &ApiResource::erase::<crd::ExternalWorkload>(&())).await)?;
+    Ok(Read { sources, known: Known { config, incomplete, endpoints }, not_read })
 }
 
 /// Services of all namespaces, for routes may name them, or of one where no more may be read, and why that is not all.
@@ -66,7 +77,8 @@ async fn services(client: &Client, namespace: Option<&str>) -> anyhow::Result<(V
         }
         (Err(_), Some(namespace)) => {
             let why = "unless it is in a namespace that you may not read";
-            Ok((listed::<Service>(client, Some(namespace)).await?, Some(why)))
+            let own = listed::<Service>(client, Some(namespace)).await;
+            Ok((own.map_err(|error| anyhow::anyhow!("{}", explain(&error)))?, Some(why)))
         }
         (Err(error), None) => anyhow::bail!("{}; name one namespace with --namespace", explain(&error)),
     }
@@ -94,7 +106,7 @@ async fn config(client: &Client) -> Config {
     yaml.and_then(|yaml| Config::parse(&yaml).ok()).unwrap_or_default()
 }
 
-async fn listed<K>(client: &Client, namespace: Option<&str>) -> anyhow::Result<Vec<Source>>
+async fn listed<K>(client: &Client, namespace: Option<&str>) -> Result<Vec<Source>, kube::Error>
 where
     K: Resource<Scope = NamespaceResourceScope>
         + k8s_openapi::Metadata<Ty = k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta>
@@ -107,12 +119,11 @@ where
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
     };
-    let found = all(&api).await.map_err(|error| anyhow::anyhow!("{}", explain(&error)))?;
-    Ok(found.iter().filter_map(source).collect())
+    Ok(all(&api).await?.iter().filter_map(source).collect())
 }
 
 /// Objects of a kind that the cluster may not have.
-async fn custom(client: &Client, namespace: Option<&str>, kind: &ApiResource) -> anyhow::Result<Vec<Source>> {
+async fn custom(client: &Client, namespace: Option<&str>, kind: &ApiResource) -> Result<Vec<Source>, kube::Error> {
     let api: Api<DynamicObject> = match namespace {
         Some(namespace) => Api::namespaced_with(client.clone(), namespace, kind),
         None => Api::all_with(client.clone(), kind),
@@ -123,8 +134,12 @@ async fn custom(client: &Client, namespace: Option<&str>, kind: &ApiResource) ->
             .filter_map(|object| with_kind(serde_json::to_value(object).ok()?, &kind.api_version, &kind.kind))
             .collect()),
         Err(error) if is_missing(&error) => Ok(Vec::new()),
-        Err(error) => Err(anyhow::anyhow!("{}", explain(&error))),
+        Err(error) => Err(error),
     }
+}
+
+fn is_forbidden(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 403)
 }
 
 fn source<K: Resource<Scope = NamespaceResourceScope> + Serialize>(object: &K) -> Option<Source> {

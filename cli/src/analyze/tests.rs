@@ -198,6 +198,8 @@ fn a_cluster_knows_what_is_missing() {
     assert!(found.contains("× HTTPRoute shop/web: spec.rules[0].backendRefs[0]: there is no Service port"), "{found}");
     assert!(found.contains("‼ Service shop/web: spec.ports[0]: port 80 has no endpoint"), "{found}");
     assert_eq!((analysis.errors, analysis.warnings), (1, 1));
+    let partly = Analysis { not_read: vec!["httproutes is forbidden".to_owned()], ..analysis };
+    assert!(partly.render().contains("\n‼ not looked at: httproutes is forbidden\n"), "{}", partly.render());
 }
 
 #[test]

@@ -89,8 +89,19 @@ async fn patch(client: &Client, object: &Object, parameters: &PatchParams) -> an
             key.namespace.as_ref().map(|namespace| format!(" --namespace {namespace}")).unwrap_or_default(),
             key.name
         ),
+        kube::Error::Api(status) if status.code == 404 && is_of_no_kind(&status.message) => anyhow::anyhow!(
+            "{key} cannot be applied: this cluster has no kind {} in {}; install what brings it, or leave out the value that \
+             asks for it, and run the same command again",
+            key.kind,
+            key.api_version
+        ),
         error => anyhow::anyhow!("{key} cannot be applied: {}", explain(error)),
     })
+}
+
+/// Whether the API server knows no such kind, rather than no such namespace.
+fn is_of_no_kind(message: &str) -> bool {
+    message.contains("404 page not found") || message.contains("could not find the requested resource")
 }
 
 /// Whether the API server's complaint is about a field that an object keeps for life: a Service's address, a Deployment's
@@ -217,6 +228,17 @@ mod tests {
             (r#"Deployment.apps "a" is invalid: spec.replicas: Invalid value: -1: must be greater than 0"#, false),
         ] {
             assert_eq!(is_fixed(message), expected, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_kind_that_is_not_there_is_told_from_a_namespace_that_is_not() {
+        for (message, expected) in [
+            ("404 page not found", true),
+            ("the server could not find the requested resource", true),
+            (r#"namespaces "a" not found"#, false),
+        ] {
+            assert_eq!(is_of_no_kind(message), expected, "{message}");
         }
     }
 }

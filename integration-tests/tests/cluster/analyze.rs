@@ -2,6 +2,7 @@
 
 use integration_tests::cluster::Namespace;
 
+use super::account::Account;
 use super::shop::Shop;
 
 /// Each mistake is named with its object and what to do, and what is good is not; the files say the same beforehand, with lines.
@@ -35,6 +36,14 @@ fn mistakes_are_named_with_their_objects() {
     assert!(!text.contains("Service mistakes/web"), "{text}");
     let (_, everywhere) = analyze(namespace, &["--all-namespaces"]);
     assert!(everywhere.contains("HTTPRoute mistakes/canary"), "{everywhere}");
+
+    // Gateway API gives nobody rights to its kinds: who has none is told, and sees the rest.
+    let developer = Account::new(&namespace.cluster, "mistakes", Some("edit"));
+    let (good, text, told) = developer.meshctl(&namespace.cluster, &["analyze"]);
+    assert!(
+        !good && text.contains("‼ not looked at: httproutes.gateway") && text.contains("Deployment mistakes/odd"),
+        "{text}{told}"
+    );
 
     let (good, text) = analyze(namespace, &["--filename", &name]);
     let expected = format!("× {name}:17: HTTPRoute default/canary: spec.rules[1].filters: the filter RequestMirror");
