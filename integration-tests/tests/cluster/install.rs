@@ -249,7 +249,7 @@ fn the_injector_is_held_to_its_label(cluster: &Cluster) {
         (r#"{"metadata": {"labels": {"team": null}}}"#, "may change no label"),
         (
             r#"{"metadata": {"annotations": {"scheduler.alpha.kubernetes.io/node-selector": "a=b"}}}"#,
-            "change no annotation",
+            "may change no annotation",
         ),
         (r#"{"metadata": {"finalizers": ["example.com/for-ever"]}}"#, "may change neither owners nor finalizers"),
     ] {
