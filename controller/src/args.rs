@@ -84,6 +84,10 @@ pub struct ServeArgs {
     /// New streams per second; twice as many may come at once.
     #[arg(long, default_value_t = 500, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     pub streams_per_second: u32,
+    /// Pods that may share an address, where the cluster's network hides them behind a node's or a gateway's: each address
+    /// has so many times what one may have of connections, streams and subscriptions (1 to 65535). Not with --directory.
+    #[arg(long, default_value_t = 1, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..))]
+    pub pods_per_address: u16,
     /// Mean life of a stream, as in 90s, 30m or 2h; each lives between half of it and one and a half.
     #[arg(long, default_value = "30m", value_name = "DURATION", value_parser = parse_stream_life)]
     pub stream_life: Duration,

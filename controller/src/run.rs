@@ -53,6 +53,7 @@ pub async fn run(args: ServeArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     let tls = MeshTls::new(None);
 
     let in_cluster = args.directory.is_none();
+    let pods_per_address = usize::from(args.pods_per_address);
     let config = certificate_config(&args, &source).await?;
     let keeping = certificate::keep(config, tls.clone(), readiness.clone(), certificates, certify);
     let replica = args.replica.clone().unwrap_or_else(|| format!("{}:{}", host_name(), address.port()));
@@ -76,13 +77,14 @@ pub async fn run(args: ServeArgs, shutdown: Shutdown) -> anyhow::Result<()> {
             per_second: args.streams_per_second.into(),
             burst: f64::from(args.streams_per_second) * 2.0,
             // Only in a cluster does each client have an address of its own.
-            pods_per_address: in_cluster.then_some(1),
+            pods_per_address: in_cluster.then_some(pods_per_address),
         },
         stream_life: args.stream_life,
     };
     let service = DiscoveryService::new(config, hub, metrics, shutdown.clone()).into_server();
     let clients = ClientCertificates::Required;
-    let config = if in_cluster { IncomingConfig::for_pods(clients) } else { IncomingConfig::new(clients) };
+    let config =
+        if in_cluster { IncomingConfig::for_pods(clients, pods_per_address) } else { IncomingConfig::new(clients) };
     let connections = incoming(discovery, tls, config, handshakes, shutdown.clone());
     let serving = server().serve_with_incoming_shutdown(service, connections, shutdown.clone().requested());
     tokio::pin!(serving);

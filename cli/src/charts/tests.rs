@@ -68,7 +68,7 @@ fn values_reach_their_places() {
         "clusterName": "arn:aws:eks:eu-west-1:1:cluster/a", "clusterNetworks": ["10.1.0.0/16"],
         "controller": {"replicas": 2, "logLevel": "debug"},
         "controlPlane": {"antiAffinity": "required", "tolerations": [{"key": "a", "operator": "Exists"}],
-                         "nodeSelector": {"pool": "mesh"}, "priorityClassName": "high"},
+                         "nodeSelector": {"pool": "mesh"}, "priorityClassName": "high", "podsPerAddress": 250},
         "proxy": {"resources": {"limits": {"cpu": 1}}, "maxHeadBytes": 16_777_216},
         "networkPolicies": {"enabled": false},
         "prometheus": {"scrapeAnnotations": false},
@@ -89,6 +89,9 @@ fn values_reach_their_places() {
         arguments.contains(&"--cluster-network=10.1.0.0/16") && arguments.contains(&"--log=debug"),
         "{arguments:?}"
     );
+    assert!(arguments.contains(&"--pods-per-address=250"), "{arguments:?}");
+    let identity = &find(&objects, "Deployment", "mesh-identity")["spec"]["template"]["spec"]["containers"][0]["args"];
+    assert!(identity.as_array().unwrap().contains(&json!("--pods-per-address=250")), "{identity}");
     assert!(arguments.contains(&"--cluster=arn:aws:eks:eu-west-1:1:cluster/a"), "{arguments:?}");
     assert!(!objects.iter().any(|object| object["kind"] == "NetworkPolicy"));
     let config = find(&objects, "ConfigMap", "mesh-config")["data"]["config.yaml"].as_str().unwrap();

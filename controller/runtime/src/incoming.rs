@@ -61,10 +61,16 @@ impl IncomingConfig {
         }
     }
 
-    /// The same where each pod has an address of its own: one has 64 handshakes and 512 connections at most, which is enough
-    /// for a node's worth of pods behind the node's address, all together 65,536 connections.
-    pub fn for_pods(clients: ClientCertificates) -> Self {
-        Self { max_pending_each: 64, max_connections: 65_536, max_connections_each: 512, ..Self::new(clients) }
+    /// The same where so many pods share an address, in most clusters one: for each pod an address has 64 handshakes and 512
+    /// connections at most, so that a node's worth of pods behind the node's address is no trouble even where one is
+    /// expected; all together have 65,536 connections.
+    pub fn for_pods(clients: ClientCertificates, pods_per_address: usize) -> Self {
+        Self {
+            max_pending_each: pods_per_address.saturating_mul(64),
+            max_connections: 65_536,
+            max_connections_each: pods_per_address.saturating_mul(512),
+            ..Self::new(clients)
+        }
     }
 }
 

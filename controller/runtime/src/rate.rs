@@ -78,6 +78,11 @@ impl<K: Eq + Hash> Rates<K> {
         all.entry(key).or_insert_with(|| Rate::new(self.per_second, self.burst, now)).take(now)
     }
 
+    /// Whether somebody has taken nothing lately.
+    pub fn is_full(&self, key: &K, now: Instant) -> bool {
+        self.all.lock().get(key).is_none_or(|rate| rate.is_full(now))
+    }
+
     /// Whether there is one of somebody's to take.
     pub fn has_room(&self, key: &K, now: Instant) -> bool {
         self.all.lock().get(key).is_none_or(|rate| rate.has_room(now))
@@ -109,7 +114,8 @@ mod tests {
         let (now, rates) = (Instant::now(), Rates::new(1.0, 20.0));
         assert!((0..20).all(|_| rates.has_room(&1, now) && rates.take(1, now)));
         assert!(!rates.has_room(&1, now) && !rates.take(1, now) && rates.has_room(&2, now));
-        assert!(rates.has_room(&1, now + Duration::from_secs(1)));
+        assert!(rates.has_room(&1, now + Duration::from_secs(1)) && !rates.is_full(&1, now + Duration::from_secs(19)));
+        assert!(rates.is_full(&1, now + Duration::from_secs(20)) && rates.is_full(&2, now));
         for n in 0..10_000 {
             rates.take(n, now);
         }

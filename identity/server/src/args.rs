@@ -62,6 +62,11 @@ struct ServeArgs {
     /// kubelet takes to show pods a changed ConfigMap]
     #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
     rotation_delay: Option<Duration>,
+    /// Pods that may share an address, where the cluster's network hides them behind a node's or a gateway's: each address
+    /// has so many times what one may have of connections and certificates (1 to 65535)
+    #[arg(long, default_value_t = 1, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(conflicts_with = "issuer_dir")]
+    pods_per_address: u16,
     /// Namespace of the control plane
     #[arg(long, default_value = names::SYSTEM_NAMESPACE, value_name = "NAME")]
     system_namespace: String,
@@ -139,6 +144,7 @@ impl ServeArgs {
             listen: self.listen,
             health_listen: self.health_listen,
             leaf_lifetime: self.leaf_lifetime,
+            pods_per_address: self.pods_per_address.into(),
             rotation_delay: self.rotation_delay.unwrap_or(delay),
         })
     }
@@ -211,6 +217,7 @@ mod tests {
             &["--bundle-out", "/x"],
             &["--token-key", "/x"],
             &["--issuer-dir", "/x", "--replica", "a"],
+            &["--pods-per-address", "0"],
         ] {
             assert!(parse(wrong).is_err(), "{wrong:?}");
         }

@@ -48,6 +48,8 @@ pub struct Config {
     pub health_listen: SocketAddr,
     /// Life of the certificates.
     pub leaf_lifetime: Duration,
+    /// In a cluster, pods that may share an address, 1 or more.
+    pub pods_per_address: usize,
     /// How long a new root is published before it signs.
     pub rotation_delay: Duration,
 }
@@ -80,6 +82,7 @@ pub struct Server {
     handshakes: HandshakeMetrics,
     /// Where replicas share the work: who publishes.
     election: Option<Election>,
+    pods_per_address: Option<usize>,
     /// Health, and in a cluster the tasks that read and write its objects; they end with the server.
     tasks: JoinSet<()>,
 }
@@ -114,16 +117,18 @@ impl Server {
             metrics.clone(),
             SystemTime::now(),
         )?;
+        // Only in a cluster does each client have an address of its own.
+        let pods_per_address = election.as_ref().map(|_| config.pods_per_address);
         let service = Service {
             authenticator: config.authenticator,
             authority: authority.current(),
             trust_domain: config.trust_domain,
             system_namespace: config.id.namespace().to_owned(),
             leaf_lifetime: config.leaf_lifetime,
-            limits: Limits::new(matches!(config.place, Place::Kubernetes { .. }), Instant::now()),
+            limits: Limits::new(pods_per_address, Instant::now()),
             metrics,
         };
-        Ok(Self { authority, service, listener, health_address, handshakes, election, tasks })
+        Ok(Self { authority, service, listener, health_address, handshakes, election, pods_per_address, tasks })
     }
 
     /// Where the service listens.
@@ -144,9 +149,8 @@ impl Server {
             .max_decoding_message_size(MAX_REQUEST_BYTES)
             .max_encoding_message_size(MAX_RESPONSE_BYTES);
         let clients = ClientCertificates::Optional;
-        // Only in a cluster does each client have an address of its own.
-        let config = match self.election {
-            Some(_) => IncomingConfig::for_pods(clients),
+        let config = match self.pods_per_address {
+            Some(pods) => IncomingConfig::for_pods(clients, pods),
             None => IncomingConfig::new(clients),
         };
         let connections = incoming(self.listener, self.authority.tls(), config, self.handshakes, shutdown.clone());

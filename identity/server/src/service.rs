@@ -160,7 +160,8 @@ impl Identity for Service {
         let peer = request.extensions().get::<Peer>().cloned();
         let ip = peer.as_ref().map(|peer| peer.address.ip());
         let (peer, certificate) = peer.map(|peer| (peer.address.to_string(), peer.id)).unwrap_or_default();
-        if ip.is_some_and(|ip| self.limits.is_shut_out(ip, Instant::now())) {
+        let token = self.limits.token(&request.get_ref().token);
+        if self.limits.is_shut_out(ip, token, Instant::now()) {
             self.metrics.outcome(Outcome::Overloaded);
             return Err(Status::resource_exhausted("too many requests of yours were refused, try again in a moment"));
         }
@@ -172,8 +173,8 @@ impl Identity for Service {
             Err(refusal) => {
                 let (outcome, id) = (refusal.outcome(), refusal.id().map(SpiffeId::as_str).unwrap_or_default());
                 self.metrics.outcome(outcome);
-                if let Some(ip) = ip.filter(|_| refusal.is_the_clients_fault()) {
-                    self.limits.failed(ip, Instant::now());
+                if refusal.is_the_clients_fault() {
+                    self.limits.failed(ip, token, Instant::now());
                 }
                 tracing::warn!(peer, id, result = outcome.as_str(), error = %refusal, "certificate refused");
                 Err(Status::new(refusal.code(), refusal.to_string()))

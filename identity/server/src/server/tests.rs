@@ -57,6 +57,7 @@ impl Running {
             listen: "127.0.0.1:0".parse().unwrap(),
             health_listen: "127.0.0.1:0".parse().unwrap(),
             leaf_lifetime: Duration::from_secs(600),
+            pods_per_address: 1,
             rotation_delay: Duration::from_secs(1),
         })
         .await
@@ -205,9 +206,24 @@ async fn one_client_without_a_valid_token_is_not_looked_at_for_ever() {
     let mut refusals = Vec::new();
     while refusals.last() != Some(&Code::ResourceExhausted) {
         assert!(refusals.len() < 100, "{refusals:?}");
-        refusals.push(server.refused(key.csr(), "junk").await);
+        refusals.push(server.refused(key.csr(), &format!("junk-{}", refusals.len())).await);
     }
     assert!(refusals.len() > 20, "{refusals:?}");
+}
+
+#[tokio::test]
+async fn a_token_that_proves_nothing_shuts_out_itself_and_not_its_neighbours() {
+    let server = Running::start().await;
+    let key = KeyAndRequest::new(&id("cart")).unwrap();
+    let refusals = async || server.refused(key.csr(), "broken").await;
+    for _ in 0..5 {
+        assert_eq!(refusals().await, Code::Unauthenticated);
+    }
+    for _ in 0..50 {
+        assert_eq!(refusals().await, Code::ResourceExhausted);
+    }
+    let token = server.signer.sign(&id("cart"), SystemTime::now()).unwrap();
+    server.certify(key.csr(), &token).await.unwrap();
 }
 
 #[tokio::test]

@@ -39,7 +39,7 @@ fn service() -> Service {
         trust_domain,
         system_namespace: "mesh-system".to_owned(),
         leaf_lifetime: Duration::from_secs(3600),
-        limits: Limits::new(true, Instant::now()),
+        limits: Limits::new(Some(1), Instant::now()),
         metrics: Metrics::default(),
     }
 }
