@@ -122,13 +122,27 @@ impl Shared {
     fn enter(&self, address: IpAddr, id: &SpiffeId) -> Result<Place, Duration> {
         let mut admission = self.admission.lock();
         let now = Instant::now();
-        if !admission.knock(now, address, id) {
-            return Err(own_pause());
-        }
-        match self.places.enter(address) {
-            Ok(place) => Ok(place),
-            Err(NoPlace::Own) => Err(own_pause()),
-            Err(NoPlace::Full { .. }) => Err(admission.turn_away(now)),
+        let refused = if admission.knock(now, address, id) {
+            match self.places.enter(address) {
+                Ok(place) => return Ok(place),
+                Err(NoPlace::Full { .. }) => return Err(admission.turn_away(now)),
+                Err(NoPlace::Own) => "open streams",
+            }
+        } else {
+            "new streams"
+        };
+        self.complain(
+            &format!("a stream was not let in: its address or identity has its share of {refused}"),
+            address,
+            id,
+        );
+        Err(own_pause())
+    }
+
+    /// A line for people, not one for each time.
+    fn complain(&self, what: &str, address: IpAddr, id: &SpiffeId) {
+        if self.complaints.take(Instant::now().into_std()) {
+            tracing::warn!(%id, %address, "{what}; where pods share addresses, set controlPlane.podsPerAddress");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The task behind one open stream.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::hub::Worlds;
 use crate::serve::session::{Heard, ProtocolViolation, Push, Session};
 use crate::serve::shares::{Share, UsedUp};
 use crate::serve::{OpenStream, own_pause};
-use crate::world::World;
+use crate::world::{Key, World};
 
 type Outgoing = mpsc::Sender<Result<wire::DiscoverResponse, Status>>;
 
@@ -82,7 +83,7 @@ impl DiscoveryStream {
         let mut reached = self.open.shared.hub.reached();
         let life = self.open.shared.config.stream_life.mul_f64(0.5 + rand::random::<f64>());
         let ends = Instant::now() + life;
-        let mut behind_since = None;
+        let (mut behind_since, mut rejected) = (None, BTreeSet::new());
         let mut heartbeats = interval(Duration::from_secs(HEARTBEAT_SECONDS));
         heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heartbeat_due = false;
@@ -99,7 +100,7 @@ impl DiscoveryStream {
                     let message = message.map_err(|_| End::Gone)?.ok_or(End::Gone)?;
                     let world = worlds.borrow().clone();
                     let heard = session.receive(message, world.as_deref()).map_err(End::Violation)?;
-                    self.note(&heard);
+                    self.note(&heard, &mut rejected);
                     share.hold(session.subscriptions()).map_err(|used_up| self.greedy(used_up))?;
                 }
                 changed = worlds.changed() => {
@@ -153,10 +154,8 @@ impl DiscoveryStream {
 
     /// The share of its address or identity is used up.
     fn greedy(&self, used_up: UsedUp) -> End {
-        let (proxy, id, address) = (&self.proxy, &self.id, self.address);
-        if self.open.shared.complaints.take(Instant::now().into_std()) {
-            tracing::warn!(proxy, %id, %address, "too many streams or subscriptions: {used_up} are used up");
-        }
+        let what = format!("a stream was ended: {used_up} are used up");
+        self.open.shared.complain(&what, self.address, &self.id);
         End::Goodbye("overloaded", own_pause())
     }
 
@@ -171,7 +170,7 @@ impl DiscoveryStream {
         }))
     }
 
-    fn note(&self, heard: &Heard) {
+    fn note(&self, heard: &Heard, rejected: &mut BTreeSet<Key>) {
         match heard {
             Heard::Nothing => {}
             Heard::Acknowledged => {
@@ -179,6 +178,10 @@ impl DiscoveryStream {
             }
             Heard::Rejected { key, reason } => {
                 self.open.shared.metrics.rejected.inc();
+                // Said of each key once, and not without end.
+                if rejected.len() >= MOST_REJECTED || !rejected.insert(key.clone()) {
+                    return;
+                }
                 tracing::warn!(proxy = self.proxy, ?key, reason, "proxy rejects a version and keeps the one before");
             }
         }
@@ -232,6 +235,7 @@ fn draining_pause() -> Duration {
 
 /// A fraction of a millisecond's work.
 const KEYS_AT_ONCE: usize = 100;
+const MOST_REJECTED: usize = 100;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How long a proxy waits for a replica that is behind before it should try another.

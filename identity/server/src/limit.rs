@@ -24,6 +24,16 @@ pub(crate) struct Limits {
     offender: Rates<IpAddr>,
     bad_token: Rates<TokenMark>,
     marks: RandomState,
+    lines: Rate,
+}
+
+/// Whose share is used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum UsedUp {
+    /// That of the address the request came from.
+    Address,
+    /// What all have together.
+    All,
 }
 
 /// What tells tokens apart, and says nothing of them.
@@ -43,6 +53,7 @@ impl Limits {
             offender: Rates::new(pods, 20.0 * pods),
             bad_token: Rates::new(0.2, 5.0),
             marks: RandomState::new(),
+            lines: Rate::new(10.0, 100.0, now),
         }
     }
 
@@ -67,9 +78,18 @@ impl Limits {
     }
 
     /// Whether a request may be looked at.
-    pub(crate) fn take(&self, ip: Option<IpAddr>, now: Instant) -> bool {
-        let own = self.address.as_ref().zip(ip).is_none_or(|(rates, ip)| rates.take(ip.to_canonical(), now));
-        own && self.all.take(now)
+    pub(crate) fn take(&self, ip: Option<IpAddr>, now: Instant) -> Result<(), UsedUp> {
+        if let Some((rates, ip)) = self.address.as_ref().zip(ip)
+            && !rates.take(ip.to_canonical(), now)
+        {
+            return Err(UsedUp::Address);
+        }
+        if self.all.take(now) { Ok(()) } else { Err(UsedUp::All) }
+    }
+
+    /// Whether there may be another line in the log about somebody who is refused.
+    pub(crate) fn take_line(&self, now: Instant) -> bool {
+        self.lines.take(now)
     }
 
     /// Whether a workload may have a certificate.
@@ -88,16 +108,16 @@ mod tests {
     fn one_pod_leaves_the_others_their_share() {
         let (now, limits) = (Instant::now(), Limits::new(Some(1), Instant::now()));
         let [one, other] = ["10.0.0.1", "10.0.0.2"].map(|text| Some(text.parse::<IpAddr>().unwrap()));
-        assert_eq!((0..10_000).filter(|_| limits.take(one, now)).count(), 300);
-        assert!(limits.take(other, now), "what all share is not used up");
+        assert_eq!((0..10_000).filter(|_| limits.take(one, now).is_ok()).count(), 300);
+        assert!(limits.take(other, now).is_ok(), "what all share is not used up");
         let pod = |uid: &str| Workload::Pod(uid.to_owned());
         assert_eq!((0..100).filter(|_| limits.take_for(pod("1f0e"), now)).count(), 10);
         assert!(limits.take_for(pod("2f0e"), now));
         assert!(limits.take_for(pod("1f0e"), now + Duration::from_secs(1)));
         let everybody = Limits::new(None, now);
-        assert_eq!((0..10_000).filter(|_| everybody.take(one, now)).count(), 5000);
+        assert_eq!((0..10_000).filter(|_| everybody.take(one, now).is_ok()).count(), 5000);
         let crowded = Limits::new(Some(250), now);
-        assert_eq!((0..10_000).filter(|_| crowded.take(one, now)).count(), 5000, "an address of many pods");
+        assert_eq!((0..10_000).filter(|_| crowded.take(one, now).is_ok()).count(), 5000, "an address of many pods");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tonic::{Code, Request, Response, Status};
 use crate::authenticate::{AuthenticationError, Authenticator, Proven};
 use crate::authority::Current;
 use crate::dns_names::dns_names;
-use crate::limit::Limits;
+use crate::limit::{Limits, UsedUp};
 use crate::metrics::{Metrics, seconds};
 
 /// The identity service.
@@ -100,6 +100,10 @@ enum Refusal {
     Unpublished { id: SpiffeId },
     #[error("{id} asked for too many certificates, try again in a moment")]
     TooOften { id: SpiffeId },
+    #[error(
+        "too many requests of this address, try again in a moment; where pods share it, set controlPlane.podsPerAddress"
+    )]
+    Crowded,
     #[error("too many requests at once, try again in a moment")]
     Overloaded,
 }
@@ -118,7 +122,7 @@ impl Refusal {
             }
             Self::Issue { error: IssueError::Signing(_), .. } => Outcome::Internal,
             Self::Unpublished { .. } => Outcome::IssuerUnpublished,
-            Self::TooOften { .. } | Self::Overloaded => Outcome::Overloaded,
+            Self::TooOften { .. } | Self::Crowded | Self::Overloaded => Outcome::Overloaded,
         }
     }
 
@@ -149,7 +153,7 @@ impl Refusal {
             | Self::Issue { id, .. }
             | Self::Unpublished { id }
             | Self::TooOften { id } => Some(id),
-            Self::Token(_) | Self::Overloaded => None,
+            Self::Token(_) | Self::Crowded | Self::Overloaded => None,
         }
     }
 }
@@ -176,7 +180,9 @@ impl Identity for Service {
                 if refusal.is_the_clients_fault() {
                     self.limits.failed(ip, token, Instant::now());
                 }
-                tracing::warn!(peer, id, result = outcome.as_str(), error = %refusal, "certificate refused");
+                if self.limits.take_line(Instant::now()) {
+                    tracing::warn!(peer, id, result = outcome.as_str(), error = %refusal, "certificate refused");
+                }
                 Err(Status::new(refusal.code(), refusal.to_string()))
             }
         }
@@ -190,9 +196,10 @@ impl Service {
         (peer, ip): (&str, Option<IpAddr>),
         certificate: Option<SpiffeId>,
     ) -> Result<CertifyResponse, Refusal> {
-        if !self.limits.take(ip, Instant::now()) {
-            return Err(Refusal::Overloaded);
-        }
+        self.limits.take(ip, Instant::now()).map_err(|used_up| match used_up {
+            UsedUp::Address => Refusal::Crowded,
+            UsedUp::All => Refusal::Overloaded,
+        })?;
         let now = SystemTime::now();
         let certificate = certificate.filter(|_| self.authenticator.accepts_certificates());
         let (proven, proof) = match (self.authenticator.authenticate(&request.token, now).await, certificate) {
