@@ -23,6 +23,7 @@ fn the_first_connection_is_in_the_mesh_and_whoever_is_refused_is_told_why() {
     });
     namespace.apply(&format!("{}{}", server_manifest("web", 1), refused.concat())).unwrap();
     namespace.rolled_out().unwrap();
+    every_node_forwards(&namespace, "web");
     let jobs = [("early", ""), ("outside", "meshctl.io/inject: disabled"), ("tuned", TUNED)];
     namespace.apply(&jobs.map(|(name, annotations)| early_job(name, annotations)).concat()).unwrap();
 
@@ -59,7 +60,8 @@ fn the_first_connection_is_in_the_mesh_and_whoever_is_refused_is_told_why() {
         let note = event["message"].as_str().unwrap_or_default();
         event["involvedObject"]["name"] == "tuned"
             && event["reason"] == "Injected"
-            && note.contains("meshctl.io/proxy-log-level: debug on the pod counts, info on the namespace does not")
+            && note
+                .contains(r#"meshctl.io/proxy-log-level: "debug" on the pod counts, "info" on the namespace does not"#)
     };
     eventually(Duration::from_secs(10), || namespace.list("events", "").unwrap().iter().any(counts))
         .unwrap_or_else(|_| panic!("{}", namespace.kubectl(&["get", "events"]).unwrap()));
@@ -168,6 +170,16 @@ fn is_injected(namespace: &Namespace, app: &str) -> bool {
     let pods = namespace.list("pods", &format!("app={app}")).unwrap();
     assert!(!pods.is_empty(), "{app} has no pods");
     pods.iter().all(has_proxy)
+}
+
+/// Waits until a plain client on any node gets through to a Service: the nodes' own rules come a moment after its endpoints.
+fn every_node_forwards(namespace: &Namespace, service: &str) {
+    let address = namespace.kubectl(&["get", "service", service, "--output=jsonpath={.spec.clusterIP}"]).unwrap();
+    let dial = format!("</dev/tcp/{address}/80");
+    for node in ["node1", "node2"] {
+        let connects = || namespace.cluster.on_node(node, &["bash", "-c", &dial]).output().unwrap().status.success();
+        eventually(Duration::from_secs(20), connects).unwrap();
+    }
 }
 
 /// Whether the Job's pod has a proxy that asks for this share of a processor.
