@@ -4,6 +4,7 @@
 //! is no place left, the oldest one of whoever holds most goes to a newcomer who holds fewer. Among equals the newcomer
 //! waits, or goes away: many who each ask for one thing are no attack.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -170,12 +171,13 @@ impl Drop for Place {
 }
 
 impl Held {
-    /// Takes a place away from whoever holds most, if that is more than somebody who holds `own` would.
+    /// Takes a place away from whoever holds most of those that can be taken, if that is more than somebody who holds `own`
+    /// would.
     fn make_room(&mut self, own: usize) -> Option<()> {
-        let most = self.counts.values().copied().max().filter(|most| *most > own + 1)?;
-        let counts = &self.counts;
-        let mut of_most = self.places.iter().filter(|(_, entry)| counts.get(&entry.source) == Some(&most));
-        let number = of_most.find(|(_, entry)| entry.take_away.is_some()).map(|(number, _)| *number)?;
+        let count = |entry: &Entry| self.counts.get(&entry.source).copied().unwrap_or(0);
+        let can_go = self.places.iter().filter(|(_, entry)| entry.take_away.is_some() && count(entry) > own + 1);
+        let number =
+            can_go.max_by_key(|(number, entry)| (count(entry), Reverse(**number))).map(|(number, _)| *number)?;
         let take_away = self.remove(number)?.take_away?;
         // Who has gone meanwhile needs no word.
         let _ = take_away.send(());
@@ -236,6 +238,13 @@ mod tests {
         let _other = sources.enter(address(2)).unwrap();
         assert!(is_taken_away(&mut places[1]) && !is_taken_away(&mut places[0]));
         assert_eq!(sources.enter(address(3)).unwrap_err(), NoPlace::Full { own: 0 });
+        // Where all of whoever has most are kept, it is the next one's turn.
+        let sources = Sources::new(5, 3);
+        let kept: Vec<Place> = (0..3).map(|_| sources.enter(address(1)).unwrap()).collect();
+        kept.iter().for_each(Place::keep);
+        let mut places: Vec<Place> = (0..2).map(|_| sources.enter(address(2)).unwrap()).collect();
+        let _other = sources.enter(address(3)).unwrap();
+        assert!(is_taken_away(&mut places[0]) && !is_taken_away(&mut places[1]));
     }
 
     #[tokio::test]
