@@ -40,7 +40,11 @@ pub fn judge(source: &Source, context: &Context<'_>) -> Vec<Finding> {
             found
         }
         None if made => Vec::new(),
-        None if READ_KINDS.contains(&source.kind()) => misplaced(source, None),
+        None if READ_KINDS.contains(&source.kind()) => {
+            let mut found = misplaced(source, None);
+            found.extend(opaque_ports_of_service(source, context));
+            found
+        }
         None => Vec::new(),
     }
 }
@@ -70,9 +74,9 @@ fn of_namespace(source: &Source, context: &Context<'_>) -> Vec<Finding> {
 /// Annotations where nobody looks for them.
 fn misplaced(source: &Source, template: Option<&str>) -> Vec<Finding> {
     let annotations = source.object["metadata"]["annotations"].as_object().into_iter().flatten();
-    let ours =
-        annotations.map(|(key, _)| key).filter(|key| key.starts_with(PREFIX) && !WRITTEN.contains(&key.as_str()));
     let kind = source.kind();
+    let ours = annotations.map(|(key, _)| key.as_str()).filter(|key| key.starts_with(PREFIX) && !WRITTEN.contains(key));
+    let ours = ours.filter(|key| (kind, *key) != ("Service", names::OPAQUE_PORTS));
     ours.map(|key| {
         let problem = match template {
             Some(path) => {
@@ -87,6 +91,29 @@ fn misplaced(source: &Source, template: Option<&str>) -> Vec<Finding> {
         source.of_key(Severity::Warning, "metadata.annotations", key, problem)
     })
     .collect()
+}
+
+/// The one annotation that is followed on a Service as well: which of its own ports carry bytes.
+fn opaque_ports_of_service(source: &Source, context: &Context<'_>) -> Option<Finding> {
+    let text = source.object["metadata"]["annotations"][names::OPAQUE_PORTS].as_str()?;
+    if source.kind() != "Service" {
+        return None;
+    }
+    let say = |severity, problem| Some(source.of_key(severity, "metadata.annotations", names::OPAQUE_PORTS, problem));
+    // Read as it would be on a pod.
+    let annotations = [(names::OPAQUE_PORTS.to_owned(), text.to_owned())];
+    let metadata = ObjectMeta { annotations: Some(annotations.into()), ..ObjectMeta::default() };
+    if let Some(invalid) = invalid_settings(&metadata, &ObjectMeta::default(), context.config).pop() {
+        return say(Severity::Error, format!("{}; it is left out", invalid.problem));
+    }
+    let ports = source.object["spec"]["ports"].as_array().into_iter().flatten();
+    let mut numbers = ports.filter_map(|port| u16::try_from(port["port"].as_u64()?).ok());
+    let listed = crd::PortSet::parse(text);
+    if text.trim().is_empty() || numbers.any(|port| listed.contains(port)) {
+        return None;
+    }
+    let problem = "no effect: the Service has none of these ports; on a Service its own ports count, not the pods'";
+    say(Severity::Warning, problem.to_owned())
 }
 
 fn of_template(source: &Source, path: &str, context: &Context<'_>) -> Vec<Finding> {

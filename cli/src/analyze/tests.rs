@@ -176,6 +176,25 @@ fn settings_of_pods_in_unknown_namespaces_are_read_all_the_same() {
 }
 
 #[test]
+fn opaque_ports_are_followed_on_services_too() {
+    let annotated = |value: &str| {
+        let annotations = format!(
+            "annotations: {{meshctl.io/opaque-ports: '{value}'}}, name: web, namespace: shop}}\nspec:\n  selector"
+        );
+        SHOP.replacen("name: web, namespace: shop}\nspec:\n  selector", &annotations, 1)
+    };
+    let without_route = |value: &str| annotated(value).split("---\napiVersion: gateway").next().unwrap().to_owned();
+    assert_eq!(lines(&without_route("80")), ["√ 3 objects, nothing to correct"]);
+    let place = "a.yaml:10: Service shop/web: metadata.annotations[meshctl.io/opaque-ports]:";
+    one(&without_route("8080"), &format!("‼ {place} no effect: the Service has none of these ports"));
+    one(&without_route("http"), &format!("× {place} \"http\" is not a port"));
+    one(
+        &annotated("80"),
+        "‼ a.yaml:39: HTTPRoute shop/web: spec.parentRefs: no effect on shop/web:80, which carries bytes",
+    );
+}
+
+#[test]
 fn lists_duplicates_and_namespaces() {
     let list = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Service\n  metadata: {name: a}\n- apiVersion: v1\n  kind: Service\n  metadata: {name: b}\n  spec:\n    ports: [{port: 0}]\n";
     one(list, "× a.yaml:7: Service default/b: spec.ports[0].port 0 is not a port");

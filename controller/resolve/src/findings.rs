@@ -3,12 +3,13 @@
 
 use std::collections::BTreeSet;
 
-use crd::model::{HttpRoute, Object, Origin, Service, Workload};
-use policy::ServicePort;
+use crd::model::{HttpRoute, Object, Origin, PortOfService, Service, Workload};
+use policy::{Protocol, ServicePort};
 
 use crate::audience::Audience;
 use crate::endpoints::endpoints;
 use crate::facts::{Facts, Mesh};
+use crate::ports;
 use crate::routes::routes;
 
 /// Something that hardly is as meant.
@@ -98,6 +99,14 @@ fn parents(facts: &Facts, route: &HttpRoute) -> Vec<Finding> {
         {
             let ports = listed(service);
             add(Weight::Error, format!("the Service {name} has no port {port} to attach to; it has {ports}"));
+        }
+        // A route without a port is for those of the Service's that can be routed.
+        let named = service.ports.iter().filter(|port| parent.port == Some(port.port));
+        let carries_bytes =
+            |port: &&PortOfService| matches!(ports::of_service(facts, service, port), Protocol::Tcp | Protocol::Tls);
+        for port in named.filter(carries_bytes) {
+            let why = "which carries bytes (appProtocol, the port's name or meshctl.io/opaque-ports say so)";
+            add(Weight::Warning, format!("no effect on {name}:{}, {why}", port.port));
         }
     }
     found
@@ -254,8 +263,11 @@ spec: {selector: {app: cart}, ports: [{port: 80}]}
             "no port 81 to attach to; it has 80, 90",
         );
         let elsewhere = "[{group: '', kind: Service, name: web, namespace: other}]";
-        let found = route(elsewhere, good);
-        assert!(found[0].starts_with("Error spec.parentRefs") && found[0].contains("move it to other"), "{found:?}");
+        let elsewhere = route(elsewhere, good);
+        assert!(
+            elsewhere[0].starts_with("Error spec.parentRefs") && elsewhere[0].contains("move it to other"),
+            "{elsewhere:?}"
+        );
         one(&route(WEB, "[{backendRefs: [{name: x, port: 80}]}]"), "Missing spec.rules[0].backendRefs[0]: there is no");
         one(
             &route(WEB, "[{backendRefs: [{name: cart, port: 81}]}]"),
@@ -263,6 +275,13 @@ spec: {selector: {app: cart}, ports: [{port: 80}]}
         );
         one(&route(WEB, "[{backendRefs: [{name: cart}]}]"), "write name and port");
         one(&route(WEB, "[{backendRefs: [{name: cart, port: 80, weight: 0}]}]"), "every weight is 0");
+        let database = SHOP.replace("[{port: 80}, {port: 90}]", "[{port: 80, name: tcp-db}]");
+        let head = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: shop}";
+        let of_bytes = found(&format!("{database}---\n{head}\nspec: {{parentRefs: {WEB}, rules: {good}}}\n"));
+        assert!(
+            of_bytes.iter().any(|it| it.starts_with("Warning spec.parentRefs: no effect on shop/web:80")),
+            "{of_bytes:?}"
+        );
         let mirror = "[{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: cart, port: 80}}}]}]";
         one(&route(WEB, mirror), "Error spec.rules[0].filters: the filter RequestMirror is not supported");
     }
