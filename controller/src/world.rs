@@ -242,6 +242,9 @@ static FOREIGN: LazyLock<Arc<Value>> = LazyLock::new(|| {
 const MAX_SHARED: usize = 100_000;
 
 #[cfg(test)]
+mod cost;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::serve::session::tests::world;

@@ -1,9 +1,12 @@
 //! `ExternalWorkload` (`meshctl.io/v1alpha1`): a machine or process that Kubernetes does not run but Services select.
+//!
+//! What can be said in the definition is refused by the API server, before anybody relies on it. Its words are those that
+//! every supported Kubernetes knows: `isIP()` is not among them before 1.31.
 
 use std::net::IpAddr;
 
 use kube::CustomResource;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::manifest::{Invalid, metadata};
@@ -26,12 +29,15 @@ use crate::model::{Workload, WorkloadPort};
 #[serde(rename_all = "camelCase")]
 pub struct ExternalWorkloadSpec {
     /// IPv4 or IPv6 addresses of the workload: 1 to 16. Clients of other namespaces reach it through Services.
-    #[schemars(length(min = 1, max = 16))]
+    #[schemars(schema_with = "addresses")]
     pub addresses: Vec<String>,
     /// Ports the workload listens on, at most 100. Services can name them in `targetPort`; ports a Service selects by
     /// number need no entry.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 100))]
+    #[schemars(length(max = 100), extend("x-kubernetes-validations" = [{
+        "rule": "self.all(one, !has(one.name) || self.exists_one(other, has(other.name) && other.name == one.name))",
+        "message": "a name is used twice",
+    }]))]
     pub ports: Vec<ExternalWorkloadPort>,
     /// Service account its proxy proves to be, in the object's namespace. Without one the workload has no proxy and is
     /// dialled in plain (as `WorkloadEntry.serviceAccount` in Istio).
@@ -101,6 +107,24 @@ pub fn workload(object: &ExternalWorkload) -> Result<Workload, Invalid> {
         zone: spec.zone.clone().unwrap_or_default(),
         ready: !spec.terminating,
         ..Workload::default()
+    })
+}
+
+fn addresses(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "minItems": 1,
+        "maxItems": MAX_ADDRESSES,
+        "items": {
+            "type": "string",
+            "maxLength": 45,
+            "anyOf": [{ "format": "ipv4" }, { "format": "ipv6" }],
+            "x-kubernetes-validations": [{
+                "rule": "!(self in ['0.0.0.0', '::', '::1']) && !self.startsWith('127.') \
+                         && !self.matches('^(2(2[4-9]|3[0-9])[.]|[fF]{2}[0-9a-fA-F]{2}:)')",
+                "message": "is not an address others can dial",
+            }],
+        },
     })
 }
 

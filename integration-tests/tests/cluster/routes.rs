@@ -1,9 +1,9 @@
-//! What is changed in the cluster is in force within a second, in the processes that run: routes and endpoints, as the
-//! record of a load tells.
+//! What is changed in the cluster is in force within a second, in the processes that run: routes, endpoints and machines
+//! outside, as the record of a load tells.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use integration_tests::cluster::{Namespace, server_manifest};
+use integration_tests::cluster::{Namespace, container, deployment_manifest, server_manifest};
 use integration_tests::traffic::load::{LoadReport, Served};
 
 use super::shop::Shop;
@@ -45,15 +45,24 @@ fn a_route_is_in_force_within_a_second() {
     assert!(end > moved + 2000, "the load ended too early to tell: {:?}", report.served);
 }
 
-/// A pod that leaves a Service but runs on: a second later no proxy sends anything there.
+/// A pod that leaves a Service but runs on: a second later no proxy sends anything there. Nor does one to the address that
+/// a machine had.
 #[test]
-fn a_removed_endpoint_is_left_within_a_second() {
+fn what_is_no_endpoint_any_more_is_left_within_a_second() {
     let shop = Shop::open("leaving", 3);
     let namespace = &shop.namespace;
+    let [before, after] = two_outside(namespace);
+    what_cannot_be_is_refused(namespace);
+    namespace.apply(&machine(&before)).unwrap();
     let clients = ["first", "second", "third"];
     for client in clients {
         namespace.start_load(client, "web:80", 100, 24).unwrap();
     }
+    namespace.start_load("observer", "machine:80", 100, 16).unwrap();
+    let running = proxies(namespace);
+    assert_eq!(running.len(), 7, "{running:?}");
+    namespace.apply(&machine(&after)).unwrap();
+    let moved = now_ms();
     let pods = namespace.kubectl(&["get", "pods", "--selector=app=web", "--output=name"]).unwrap();
     let leaving = pods.lines().next().unwrap();
     namespace.kubectl(&["label", "--overwrite", leaving, "app=elsewhere"]).unwrap();
@@ -66,8 +75,90 @@ fn a_removed_endpoint_is_left_within_a_second() {
         let end = servers(&report, "web-").map(|server| server.last_ms).max().unwrap();
         assert!(end > removed + 2000, "{client} ended too early to tell: {:?}", report.served);
     }
+    let observed = none_failed(namespace, "observer");
+    let [before, after] = [&before, &after].map(|address| &observed.served[&name_at(namespace, address)]);
+    assert!(
+        before.last_ms <= moved + 1000,
+        "the last request to where it was came {} ms later",
+        before.last_ms - moved
+    );
+    assert!(after.first_ms <= moved + 1000, "the first to where it is came {} ms later", after.first_ms - moved);
+    assert!(before.first_ms < moved && after.last_ms > moved + 2000, "{:?}", observed.served);
+    let still = proxies(namespace);
+    assert!(running.iter().all(|proxy| still.contains(proxy)), "{running:?} became {still:?}");
     let still_there = namespace.kubectl(&["get", leaving, "--output=jsonpath={.status.phase}"]).unwrap();
     assert_eq!(still_there, "Running");
+}
+
+/// Two servers outside the mesh, which no Service selects: their addresses.
+fn two_outside(namespace: &Namespace) -> [String; 2] {
+    let server = |name: &str| {
+        let arguments = format!("serve, --listen, '0.0.0.0:8080', --name, {name}");
+        let probe =
+            "readinessProbe: { httpGet: { port: 8080, path: '/?size=1' }, periodSeconds: 1, timeoutSeconds: 5 }";
+        deployment_manifest(name, "meshctl.io/inject: disabled", &[container("app", &arguments, probe)], "")
+    };
+    namespace.apply(&["here", "there"].map(server).concat()).unwrap();
+    namespace.rolled_out().unwrap();
+    ["here", "there"].map(|name| {
+        let app = format!("--selector=app={name}");
+        namespace.kubectl(&["get", "pods", &app, "--output=jsonpath={.items[0].status.podIP}"]).unwrap()
+    })
+}
+
+fn name_at(namespace: &Namespace, address: &str) -> String {
+    let field = format!("--field-selector=status.podIP={address}");
+    namespace.kubectl(&["get", "pods", &field, "--output=jsonpath={.items[0].metadata.labels.app}"]).unwrap()
+}
+
+/// Whoever may only look sees the machine, and moves it nowhere; and what no proxy could follow is refused when it is
+/// written.
+fn what_cannot_be_is_refused(namespace: &Namespace) {
+    namespace.apply(&machine("192.0.2.1")).unwrap();
+    namespace.kubectl(&["create", "rolebinding", "viewer", "--clusterrole=view", "--user=viewer"]).unwrap();
+    let see = ["get", "externalworkload", "machine", "--as=viewer", "--output=jsonpath={.spec.addresses[0]}"];
+    assert_eq!(namespace.kubectl(&see).unwrap(), "192.0.2.1");
+    let patch = ["patch", "externalworkload", "machine", "--as=viewer", "--type=merge", "--patch={\"spec\":{}}"];
+    let refused = namespace.kubectl(&patch).unwrap_err();
+    assert!(format!("{refused:?}").contains("cannot patch resource"), "{refused:?}");
+    for (spec, reason) in [
+        ("addresses: [web.example]", "must be of type ipv4"),
+        ("addresses: []", "should have at least 1 items"),
+        ("addresses: ['127.0.0.1']", "is not an address others can dial"),
+        ("addresses: ['FF02::1']", "is not an address others can dial"),
+        (
+            "addresses: ['192.0.2.1'], ports: [{ name: http, port: 80 }, { name: http, port: 81 }]",
+            "a name is used twice",
+        ),
+    ] {
+        let refused = namespace.apply(&external_workload(spec)).unwrap_err();
+        assert!(format!("{refused:?}").contains(reason), "{spec}: {refused:?}");
+    }
+    namespace
+        .apply(&external_workload("addresses: ['fd00::1', '192.0.2.1'], ports: [{ port: 80 }, { port: 81 }]"))
+        .unwrap();
+}
+
+/// A Service, and where the machine behind it is.
+fn machine(address: &str) -> String {
+    let service = "
+apiVersion: v1
+kind: Service
+metadata: { name: machine }
+spec: { selector: { app: machine }, ports: [{ name: http, port: 80, targetPort: 8080 }] }
+---";
+    [service, &external_workload(&format!("addresses: ['{address}']"))].concat()
+}
+
+fn external_workload(spec: &str) -> String {
+    format!(
+        "
+apiVersion: meshctl.io/v1alpha1
+kind: ExternalWorkload
+metadata: {{ name: machine, labels: {{ app: machine }} }}
+spec: {{ {spec} }}
+"
+    )
 }
 
 /// Requests with a header stay; the others are split.
@@ -92,7 +183,8 @@ fn proxies(namespace: &Namespace) -> Vec<String> {
     let proxy = r#"{range .status.initContainerStatuses[?(@.name=="mesh-proxy")]}{.containerID} {.restartCount}{end}"#;
     let path = format!("--output=jsonpath={{range .items[*]}}{{.metadata.name}} {proxy}{{'\\n'}}{{end}}");
     let listing = namespace.kubectl(&["get", "pods", &path]).unwrap();
-    listing.lines().map(str::to_owned).collect()
+    // Of a pod without one there is nothing but its name.
+    listing.lines().filter(|line| !line.ends_with(' ')).map(str::to_owned).collect()
 }
 
 fn none_failed(namespace: &Namespace, job: &str) -> LoadReport {

@@ -64,7 +64,7 @@ fn request(kind: wire::discover_request::Kind) -> wire::DiscoverRequest {
     wire::DiscoverRequest { kind: Some(kind) }
 }
 
-fn subscribe(session: &mut Session, key: &Key, world: &World) {
+pub(crate) fn subscribe(session: &mut Session, key: &Key, world: &World) {
     let kind = wire::discover_request::Kind::Subscribe(wire::Subscribe { key: Some(wire_key(key)) });
     session.receive(request(kind), Some(world)).unwrap();
 }
