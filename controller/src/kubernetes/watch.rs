@@ -6,8 +6,8 @@
 //! server has forgotten where we were, when its storage has gone back, and when a proxy has seen more than we have.
 //!
 //! That a watch could be opened says nothing of what it would tell: only events, bookmarks that are further and reads make
-//! it young. One that brought nothing (a quiet kind, where etcd does not tell the API server of its progress), and any
-//! after a minute, is followed by a small read, which asks the storage and not what the API server remembers. Of a small
+//! it young. One that brought nothing lately (a quiet kind, where etcd does not tell the API server of its progress), and
+//! any after a minute, is followed by a small read, which asks the storage and not what the API server remembers. Of a small
 //! kind that is all there is; of a larger one it says which version there is, and watches that do not come that far within
 //! their time stand still: everything is listed anew. An API server whose etcd does not tell of its progress is thus made
 //! to list a large kind in which nothing happens every 40 s.
@@ -60,8 +60,8 @@ struct Place {
     behind: bool,
     /// How soon after a list one may be made for a proxy's sake.
     between_lists: Duration,
-    /// Whether the watch has told us anything.
-    told: bool,
+    /// When the watch has told us something.
+    told_at: Option<Instant>,
     /// When the storage was last read.
     asked_at: Instant,
     /// A version the storage has that the watches have not told us of, and since when.
@@ -95,7 +95,7 @@ impl Place {
             listed_at: now,
             behind: false,
             between_lists: BETWEEN_LISTS,
-            told: false,
+            told_at: None,
             asked_at: now,
             owed: None,
         }
@@ -171,7 +171,7 @@ where
             // A list alone proves little: the watch after it may fail again and again.
             let lasted = place.version.is_some() && Instant::now() - began >= SHORTEST_WATCH;
             // What only took long to fail, or to say nothing, is no better for it.
-            if lasted && (place.told || matches!(ended, Ended::OnTime)) {
+            if lasted && (place.told_at.is_some() || matches!(ended, Ended::OnTime)) {
                 trouble.over(self.name);
             }
             match ended {
@@ -180,7 +180,12 @@ where
                 Ended::Stale(reason) => {
                     let labels = RestartLabels { watch: self.name, reason };
                     shared.metrics.watch_restarts.get_or_create(&labels).inc();
-                    tracing::info!(watch = self.name, reason, "listing anew");
+                    if reason == STANDS_STILL {
+                        // Every 40 s, where the storage does not tell of its progress.
+                        tracing::debug!(watch = self.name, reason, "listing anew");
+                    } else {
+                        tracing::info!(watch = self.name, reason, "listing anew");
+                    }
                     let was_listed = place.version.take().is_some();
                     self.wait_to_list(&mut trouble, was_listed.then_some(place.listed_at)).await;
                 }
@@ -254,7 +259,7 @@ where
 
     /// Watches for once.
     async fn watch(&self, shared: &Shared, place: &mut Place) -> Ended {
-        place.told = false;
+        place.told_at = None;
         let from = place.version.clone().unwrap_or_default();
         let parameters = WatchParams { field_selector: self.fields(), ..WatchParams::default() }.timeout(WATCH_SECONDS);
         let events = match timeout(PATIENCE, self.api.watch(&parameters, &from)).await {
@@ -297,7 +302,7 @@ where
         if place.stands_still(shared.inventory.lock().position(self.name).unwrap_or(0), now) {
             return Ended::Stale(STANDS_STILL);
         }
-        if place.told && now - place.asked_at < BETWEEN_READS {
+        if place.told_at.is_some_and(|told_at| now - told_at < LATELY) && now - place.asked_at < BETWEEN_READS {
             return Ended::OnTime;
         }
         self.ask(shared, place).await
@@ -354,8 +359,9 @@ where
                 }
                 // What the API server remembers may stand still while it says so again and again.
                 if place.version.as_ref() != Some(&at) {
-                    inventory.reached_by(self.name, position(&at), Instant::now());
-                    (place.version, place.told) = (Some(at), true);
+                    let now = Instant::now();
+                    inventory.reached_by(self.name, position(&at), now);
+                    (place.version, place.told_at) = (Some(at), Some(now));
                     shared.changed.notify_one();
                 }
                 Ok(())
@@ -390,7 +396,7 @@ where
         if inventory.applied(self.name, name, found, position(&at), Instant::now()) {
             shared.changed.notify_one();
         }
-        place.told = true;
+        place.told_at = Some(Instant::now());
         if !at.is_empty() {
             place.version = Some(at);
         }
@@ -501,6 +507,9 @@ const ABSENT_PAUSE: Duration = Duration::from_millis(900);
 const BETWEEN_LISTS: Duration = Duration::from_secs(5);
 /// For longer no forged mark puts off the list that a true one asks for.
 const LONGEST_BETWEEN_LISTS: Duration = Duration::from_secs(60);
+/// A watch that is silent for longer when it ends is followed by a read, so that no age comes near the 30 s after which
+/// proxies look for another controller, though the next watch be silent too.
+const LATELY: Duration = Duration::from_secs(4);
 /// The storage is read after the first watch that ends so long after it was read last.
 const BETWEEN_READS: Duration = Duration::from_secs(60);
 /// Between the version the storage has and what a watch has told: less than it lasts, so that the next one must get there.

@@ -432,22 +432,41 @@ async fn a_watch_that_stands_still_is_stale() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_kind_that_was_busy_and_is_quiet_is_no_older_than_a_watch() {
+    let server = Server::default();
+    server.list(&["a"], 10, "");
+    let first = server.answer(200, &event("MODIFIED", &object("a", 11)));
+    server.list(&["a"], 30, "more");
+    let second = server.answer(200, "");
+    let running = Running::start(server);
+    running.at(11).await;
+    sleep(Duration::from_secs(20)).await;
+    drop(first);
+    running.server.asked(3).await;
+    let age = Instant::now() - running.shared.inventory.lock().oldest_heard();
+    assert!(age < Duration::from_secs(1), "{age:?}: with the next watch it would be 40 s");
+    drop(second);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_watch_that_comes_as_far_as_the_storage_goes_on() {
     let server = Server::default();
     server.list(&["a"], 10, "");
     let mut lines = Vec::new();
     // It speaks all the time; the storage is read once a minute all the same.
     for watch in 0..4 {
-        lines.push(server.answer(200, &event("MODIFIED", &object("a", 20 + watch))));
+        lines.push(server.answer(200, ""));
         if watch == 2 {
             server.list(&["a"], 23, "more");
         }
     }
     let last = server.answer(200, "");
     let running = Running::start(server);
-    for (asked, line) in [1, 2, 3, 5].into_iter().zip(lines) {
+    for (position, (asked, line)) in (20..).zip([1, 2, 3, 5].into_iter().zip(lines)) {
         running.server.asked(asked).await;
-        sleep(Duration::from_secs(20)).await;
+        sleep(Duration::from_secs(19)).await;
+        say(&line, &event("MODIFIED", &object("a", position)));
+        sleep(Duration::from_secs(1)).await;
         drop(line);
     }
     running.server.asked(6).await;
