@@ -426,11 +426,13 @@ Examples:
   meshctl uninstall --force    even while pods have a proxy: they work until their certificates end
 
 Refuses while pods have a proxy, because they lose their certificate authority, and says when each \
-certificate ends. Labels that the mesh wrote on namespaces go; annotations stay: they are their owners' words.";
+certificate ends. Labels that the mesh wrote on namespaces go; annotations stay: they are their owners' words. \
+The namespace mesh-system goes if meshctl install made it and nothing of anybody else's is in it.";
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
   meshctl check --pre          can a mesh be installed here?
+  meshctl check --pre --ha     the same for meshctl install --ha; -f and --set as there
   meshctl check                is the installed one well?
   meshctl check --proxy        its proxies too
   meshctl check -n shop        one namespace of yours, with no rights elsewhere
