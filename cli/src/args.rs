@@ -457,7 +457,7 @@ requests without an answer, and the gRPC statuses that are the server's doing (U
 RESOURCE_EXHAUSTED, INTERNAL, UNAVAILABLE, DATA_LOSS). A 4xx is the client's doing and counts as a success; -o wide \
 and -o json show 4xx and failures per second. MTLS is the share of requests that came by mutual TLS. Behind an HTTPRoute, the \
 Service of a request is the backend it was sent to. CPU and MEMORY are the sum of the row's proxies; \
-ADDED is the time that requests spent in them rather than behind them.";
+ADDED is the time that requests spent in the proxies of their callers rather than behind them.";
 
 const EDGES_EXAMPLES: &str = "\
 Examples:

@@ -3,7 +3,7 @@
 use std::process::Output;
 use std::time::Duration;
 
-use integration_tests::cluster::{Cluster, Namespace, server_manifest};
+use integration_tests::cluster::{Cluster, Namespace, TRAFFIC, server_manifest};
 use integration_tests::mesh::eventually;
 use serde_json::Value;
 
@@ -26,8 +26,13 @@ fn an_operator_sees_what_is_sent() {
         let check = json(cluster, &["check", "--proxy", "--namespace=panel"]);
         assert_eq!(check["outcome"], "passed", "{check:#}");
         assert_eq!(line(&check, "certificate")["text"].as_str().unwrap().split(' ').next(), Some("6"), "{check:#}");
+        for name in ["discovery", "proxy"] {
+            assert_eq!(line(&check, name)["outcome"], "passed", "{check:#}");
+        }
+        mistakes_of_clients(cluster, namespace);
     });
     plan(cluster);
+    an_old_proxy(cluster, namespace);
     cluster.meshctl(&["check", "--wait", "30s"]).unwrap();
     let before = cluster.meshctl(&["check", "--pre"]).unwrap();
     assert!(!before.contains('×') && before.contains("2 of 2 nodes can run pods with a proxy"), "{before}");
@@ -73,8 +78,47 @@ fn figures(cluster: &Cluster) {
     for pod in pods["rows"].as_array().unwrap() {
         let memory = pod["proxy_memory_bytes"].as_f64().unwrap();
         assert!((1e6..1e8).contains(&memory) && pod["proxy_cpu_cores"].as_f64().unwrap() < 1.0, "{pod:#}");
+        // It is counted where a request begins.
+        let added = pod["added_p50_ms"].as_f64();
+        assert!(!pod["name"].as_str().unwrap().starts_with("load-") || added > Some(0.0), "{pod:#}");
     }
     assert_eq!(pods["rows"].as_array().unwrap().len(), 6, "{pods:#}");
+}
+
+/// What a client asks wrongly is no failure of the server, and seen all the same.
+fn mistakes_of_clients(cluster: &Cluster, namespace: &Namespace) {
+    let arguments = "[load, --target, 'web:80', --host, web, --path, '/?status=404', --rate=20, --seconds=30]";
+    namespace.start_job("wrong", arguments).unwrap();
+    let mistakes = || {
+        let stat = json(cluster, &["stat", "deploy/web", "--namespace=panel", "--window=1s"]);
+        let row = &stat["rows"][0];
+        assert_eq!((&row["success"], &row["failures_rps"]), (&1.0.into(), &0.0.into()), "{row:#}");
+        (15.0..25.0).contains(&row["client_errors_rps"].as_f64().unwrap())
+    };
+    eventually(Duration::from_secs(20), mistakes).unwrap();
+    let table = cluster.meshctl(&["stat", "deploy", "--namespace=panel", "--output=wide"]).unwrap();
+    let cells: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(cells[0][9..], ["4XX/S", "FAILED/S"], "{table}");
+    assert!(cells[1][9].parse::<f64>().unwrap() > 10.0 && cells[1][10] == "0.0", "{table}");
+    namespace.kubectl(&["delete", "job", "wrong", "--cascade=foreground"]).unwrap();
+}
+
+/// A proxy of another version is named, and an upgrade says what becomes of it.
+fn an_old_proxy(cluster: &Cluster, namespace: &Namespace) {
+    let annotate = |version: &str| {
+        let word = format!("meshctl.io/proxy-version={version}");
+        namespace.kubectl(&["annotate", "--overwrite", "pod/db-0", &word]).unwrap();
+    };
+    annotate("0.9.0");
+    let (code, found) = check(cluster, &["--namespace=panel"]);
+    let version = line(&found, "version");
+    assert_eq!((code, &version["outcome"]), (0, &"warning".into()), "{found:#}");
+    assert!(version["text"].as_str().unwrap().contains("1 proxy has version 0.9.0"), "{found:#}");
+    let plan = cluster.meshctl(&["upgrade", "--plan"]).unwrap();
+    let expected =
+        "1 running proxies of version 0.9.0 are more than one minor version away: restart their pods at once";
+    assert!(plan.contains(expected), "{plan}");
+    annotate(env!("CARGO_PKG_VERSION"));
 }
 
 /// `identity`, `proxy-status` and `version`.
@@ -176,6 +220,8 @@ fn what_is_broken_is_named() {
     let cluster = &shop.namespace.cluster;
     a_pod_that_is_older_than_injection(cluster);
     words_that_mean_nothing(&shop);
+    a_namespace_that_refuses_injected_pods(cluster);
+    rules_that_cannot_be_written(&shop);
     a_control_plane_that_is_gone(cluster);
     cluster.meshctl(&["check", "--namespace=broken"]).unwrap();
 }
@@ -228,6 +274,41 @@ fn words_that_mean_nothing(shop: &Shop) {
     shop.namespace.kubectl(&["delete", "deployment/lots", "service/lots", "--wait", "--cascade=foreground"]).unwrap();
 }
 
+/// PodSecurity's own refusal, and the command that ends it.
+fn a_namespace_that_refuses_injected_pods(cluster: &Cluster) {
+    let strict = Shop { namespace: cluster.namespace("strict").unwrap() };
+    let label = ["label", "namespace", "strict", "pod-security.kubernetes.io/enforce=baseline"];
+    cluster.kubectl(&label).unwrap();
+    cluster.kubectl(&["annotate", "namespace", "strict", "meshctl.io/inject=enabled"]).unwrap();
+    let refused = strict.namespace.kubectl(&["run", "alone", &format!("--image={TRAFFIC}")]).unwrap_err();
+    assert!(format!("{refused:#}").contains("violates PodSecurity"), "{refused:#}");
+    let (code, found) = check(cluster, &["--namespace=strict"]);
+    let security = line(&found, "pod-security");
+    assert_eq!((code, &security["outcome"]), (1, &"failed".into()), "{found:#}");
+    cluster.shell(security["hint"].as_str().unwrap()).unwrap();
+    strict.namespace.apply(&server_manifest("web", 1)).unwrap();
+    strict.namespace.rolled_out().unwrap();
+    assert!(strict.is_meshed("web"));
+}
+
+/// As in a kernel without nftables: the init container fails, and what it said is what `check` says.
+fn rules_that_cannot_be_written(shop: &Shop) {
+    let cluster = &shop.namespace.cluster;
+    let pod = format!("kubectl run unruly --namespace broken --image {TRAFFIC} --dry-run=client --output yaml");
+    let wrong = "sed 's/^\\( *\\)- init$/&\\n\\1- --skip-inbound-ports=every/'";
+    cluster.shell(&format!("{pod} | meshctl inject --manual | {wrong} | kubectl apply --filename -")).unwrap();
+    let said = || {
+        let (code, found) = check(cluster, &["--namespace=broken"]);
+        let text = line(&found, "running")["text"].as_str().unwrap().to_owned();
+        code == 1
+            && text.contains("mesh-init, which writes the redirect rules, ended with code 2: mesh-proxy: ")
+            && text.contains("every")
+    };
+    eventually(Duration::from_secs(30), said)
+        .unwrap_or_else(|_| panic!("{:#}", check(cluster, &["--namespace=broken"]).1));
+    shop.namespace.kubectl(&["delete", "pod/unruly", "--grace-period=0", "--force"]).unwrap();
+}
+
 /// Everything away, and what it keeps in order damaged meanwhile; back again, it mends all of that.
 fn a_control_plane_that_is_gone(cluster: &Cluster) {
     let place = "--namespace=mesh-system";
@@ -235,6 +316,18 @@ fn a_control_plane_that_is_gone(cluster: &Cluster) {
         let replicas = format!("--replicas={replicas}");
         cluster.kubectl(&["scale", "deployment", "--all", &replicas, place]).unwrap();
     };
+    cluster.kubectl(&["scale", "deployment/mesh-identity", "--replicas=0", place]).unwrap();
+    let gone =
+        ["wait", "--for=delete", "pods", "--selector=app.kubernetes.io/name=mesh-identity", place, "--timeout=60s"];
+    cluster.kubectl(&gone).unwrap();
+    cluster.kubectl(&["rollout", "restart", "deployment/web", "--namespace=broken"]).unwrap();
+    let held = || {
+        let (_, found) = check(cluster, &["--namespace=broken"]);
+        let text = line(&found, "running")["text"].as_str().unwrap().to_owned();
+        text.contains("not ready: no certificate or no configuration yet, and its application waits for it")
+    };
+    eventually(Duration::from_secs(30), held)
+        .unwrap_or_else(|_| panic!("{:#}", check(cluster, &["--namespace=broken"]).1));
     scale(0);
     let pods = ["wait", "--for=delete", "pods", "--all", place, "--timeout=60s"];
     cluster.kubectl(&pods).unwrap();
