@@ -202,6 +202,25 @@ status: {phase: Running, podIP: 10.1.0.2, podIPs: [{ip: 10.1.0.2}, {ip: 'fd00::2
         }
     }
 
+    /// Of the pods the injector's own tests compare its work with.
+    #[test]
+    fn what_the_injector_writes_is_what_is_read() {
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../../injector/src/golden/");
+        let injected = |name: &str| {
+            let text = std::fs::read_to_string(format!("{golden}{name}.out.yaml")).unwrap();
+            let mut object: serde_yaml_ng::Value = serde_yaml_ng::from_str(&text).unwrap();
+            // Where these spread out for people what the pod has as one text.
+            for container in object["spec"]["initContainers"].as_sequence_mut().unwrap() {
+                container.as_mapping_mut().unwrap().remove("env");
+            }
+            pod(&serde_yaml_ng::from_value(object).unwrap()).unwrap()
+        };
+        let (ports, none) = (injected("ports"), injected("settings"));
+        assert!(ports.service_account.is_some() && none.service_account.is_some());
+        assert_eq!([21, 22, 9010, 9011].map(|port| ports.skipped_ports.contains(port)), [false, true, true, false]);
+        assert_eq!(none.skipped_ports, PortSet::default());
+    }
+
     #[test]
     fn names_that_stay_from_rollout_to_rollout() {
         let owned = |kind: &str, name: &str| {
