@@ -15,7 +15,6 @@ use super::shop::Shop;
 /// age of what the one knows shows, its lease goes to the other, and so do all proxies; what they learnt there stays
 /// learnt when they are back with the first. Certificates are renewed as soon as somebody signs again.
 #[test]
-#[ignore = "two minutes: part of the full run"]
 fn half_a_control_plane_is_enough() {
     let shop = Shop::open("partition", 3);
     let (namespace, cluster) = (&shop.namespace, &shop.namespace.cluster);
@@ -59,7 +58,6 @@ fn half_a_control_plane_is_enough() {
 /// Three replicas of everything, as `--ha` installs them, become new ones under load, one after another: there is one issuer and one
 /// trust bundle all the time, one replica writes, and another does when that one is gone.
 #[test]
-#[ignore = "two minutes: part of the full run"]
 fn a_highly_available_control_plane_is_replaced_under_load() {
     let shop = Shop::open("available", 2);
     let (namespace, cluster) = (&shop.namespace, &shop.namespace.cluster);
@@ -99,7 +97,6 @@ fn a_highly_available_control_plane_is_replaced_under_load() {
 /// Nobody hears the API server for a minute: neither controllers nor kubelets nor we. Proxies and controllers tell how old
 /// what they know is, `meshctl` says what is wrong, and afterwards everything is as before.
 #[test]
-#[ignore = "two minutes: part of the full run"]
 fn without_an_api_server_nothing_fails() {
     let shop = Shop::open("silence", 2);
     let (namespace, cluster) = (&shop.namespace, &shop.namespace.cluster);
