@@ -7,9 +7,11 @@
 //! values.yaml  <-  -f FILE ...  <-  --set ...     values
 //!                      schema                     schema
 //!                     templates                   render
+//!                     programs                    accepted
 //!                      objects
 //! ```
 
+pub mod accepted;
 pub mod render;
 pub mod schema;
 pub mod values;
@@ -80,7 +82,9 @@ impl Chart {
     pub fn objects(&self, overrides: &Value, release: &Release) -> Result<Vec<Value>, ChartError> {
         let values = values::over_defaults(self.values, overrides)?;
         schema::check(self.schema, &values)?;
-        Ok(render::objects(self, &values, release)?)
+        let objects = render::objects(self, &values, release)?;
+        accepted::check(&objects)?;
+        Ok(objects)
     }
 }
 

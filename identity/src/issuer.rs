@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -29,6 +30,9 @@ pub use request::InvalidRequest;
 
 /// How long leaf certificates live unless told otherwise.
 pub const DEFAULT_LEAF_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long whoever runs an identity may let them live: 5 s to a year.
+pub const LEAF_LIFETIMES: RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(8760 * 3600);
 
 /// A CA that signs workload certificates.
 pub struct Issuer {

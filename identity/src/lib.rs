@@ -27,6 +27,7 @@ pub use failure::HandshakeFailure;
 pub use file::write_private;
 pub use issuer::{
     DEFAULT_LEAF_LIFETIME, InvalidRequest, IssueError, IssuedCertificate, Issuer, IssuerError, IssuerFiles,
+    LEAF_LIFETIMES,
 };
 pub use peer::{PeerRefused, PeerRole, VerifiedPeer};
 pub use spiffe_id::{InvalidSpiffeId, SpiffeId, TrustDomain};

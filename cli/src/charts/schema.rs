@@ -14,10 +14,10 @@ pub fn check(schema: &str, values: &Value) -> Result<(), ValuesError> {
         return Ok(());
     }
     let schema: Value = serde_json::from_str(schema)
-        .map_err(|error| ValuesError::Schema(vec![format!("the chart's schema is broken: {error}")]))?;
+        .map_err(|error| ValuesError::Refused(vec![format!("the chart's schema is broken: {error}")]))?;
     let mut problems = Vec::new();
     Checker { root: &schema, problems: &mut problems }.check(&schema, values, "");
-    if problems.is_empty() { Ok(()) } else { Err(ValuesError::Schema(problems)) }
+    if problems.is_empty() { Ok(()) } else { Err(ValuesError::Refused(problems)) }
 }
 
 struct Checker<'a> {

@@ -23,9 +23,9 @@ pub enum ValuesError {
         /// What is wrong.
         problem: String,
     },
-    /// The schema says no.
+    /// The schema says no, or the program that would read them.
     #[error("these values cannot be used: {}", .0.join("; "))]
-    Schema(Vec<String>),
+    Refused(Vec<String>),
 }
 
 /// Reads a file of values; an empty one is a map without keys.

@@ -10,7 +10,9 @@ use controller_runtime::duration;
 use controller_runtime::kubernetes;
 use controller_runtime::logs::LogArgs;
 use controller_runtime::shutdown::Shutdown;
-use identity::{DEFAULT_LEAF_LIFETIME, JOIN_TOKEN_LIFETIME, SpiffeId, TokenSigner, TokenVerifier, TrustDomain};
+use identity::{
+    DEFAULT_LEAF_LIFETIME, JOIN_TOKEN_LIFETIME, LEAF_LIFETIMES, SpiffeId, TokenSigner, TokenVerifier, TrustDomain,
+};
 use proto::names;
 
 use crate::authenticate::Authenticator;
@@ -183,7 +185,7 @@ fn any_address(port: u16) -> SocketAddr {
 
 fn parse_leaf_lifetime(text: &str) -> Result<Duration, String> {
     let lifetime = duration::parse(text)?;
-    if !(MIN_LIFETIME..=MAX_LIFETIME).contains(&lifetime) {
+    if !LEAF_LIFETIMES.contains(&lifetime) {
         return Err("a certificate lives for 5s to 8760h".to_owned());
     }
     Ok(lifetime)
@@ -191,8 +193,6 @@ fn parse_leaf_lifetime(text: &str) -> Result<Duration, String> {
 
 const DIRECTORY_DELAY: Duration = Duration::from_secs(10);
 const KUBERNETES_DELAY: Duration = Duration::from_secs(120);
-const MIN_LIFETIME: Duration = Duration::from_secs(5);
-const MAX_LIFETIME: Duration = Duration::from_secs(8760 * 3600);
 const _: () = assert!(DEFAULT_LEAF_LIFETIME.as_secs() == 24 * 3600 && JOIN_TOKEN_LIFETIME.as_secs() == 10 * 60);
 
 #[cfg(test)]
