@@ -96,6 +96,9 @@ pub enum Command {
     /// Version of this program, of the cluster, of the control plane and of every proxy that answers
     #[command(after_help = VERSION_EXAMPLES)]
     Version(VersionArgs),
+    /// What a reason in Proxy-Status, in a proxy's log or in mesh_failures_total means, and what to look at
+    #[command(after_help = crate::explain::EXAMPLES)]
+    Explain(crate::explain::ExplainArgs),
     /// Run a whole mesh on this machine: no Kubernetes, no registry, nothing to install
     #[command(after_help = DEMO_EXAMPLES)]
     Demo(DemoArgs),

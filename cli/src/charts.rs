@@ -54,6 +54,7 @@ pub const MESH: Chart = Chart {
         ("dashboards.yaml", include_str!("../../charts/mesh/templates/dashboards.yaml")),
         ("identity.yaml", include_str!("../../charts/mesh/templates/identity.yaml")),
         ("injector.yaml", include_str!("../../charts/mesh/templates/injector.yaml")),
+        ("monitors.yaml", include_str!("../../charts/mesh/templates/monitors.yaml")),
         ("namespace-guard.yaml", include_str!("../../charts/mesh/templates/namespace-guard.yaml")),
         ("namespace.yaml", include_str!("../../charts/mesh/templates/namespace.yaml")),
         ("rbac.yaml", include_str!("../../charts/mesh/templates/rbac.yaml")),

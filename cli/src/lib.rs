@@ -25,6 +25,7 @@ pub mod charts;
 pub mod check;
 pub mod demo;
 pub mod edges;
+pub mod explain;
 pub mod exposition;
 pub mod inject;
 pub mod install;

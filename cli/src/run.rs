@@ -15,7 +15,9 @@ use crate::stat::{Question, QuestionError};
 use crate::target::Target;
 use crate::transport::port_forward::PortForward;
 use crate::transport::unix_socket::UnixSockets;
-use crate::{analyze, certificates, check, demo, edges, inject, install, location, proxy_status, stat, version};
+use crate::{
+    analyze, certificates, check, demo, edges, explain, inject, install, location, proxy_status, stat, version,
+};
 
 /// Runs the program: 0 when all is well, 1 when something is not, 2 when the command line makes no sense.
 pub fn main() -> ExitCode {
@@ -41,6 +43,7 @@ pub fn main() -> ExitCode {
         Command::Analyze(analyze) if !analyze.filename.is_empty() => {
             args.format().and_then(|format| analyze::run_on_files(analyze, format))
         }
+        Command::Explain(question) => args.format().and_then(|format| explain::run(question, format)),
         Command::Version(version) if version.client => args.format().and_then(version::client),
         _ => runtime().and_then(|runtime| runtime.block_on(ask(&args))),
     };

@@ -100,6 +100,25 @@ pub enum Skipped {
 }
 
 impl Skipped {
+    /// All words of [`Skipped::reason`].
+    pub const REASONS: [&str; 15] = [
+        "not_asked_for",
+        "disabled",
+        "invalid_value",
+        "host_network",
+        "system_namespace",
+        "already_injected",
+        "container_conflict",
+        "no_cluster_dns",
+        "mirror_pod",
+        "not_linux",
+        "port_conflict",
+        "user_conflict",
+        "volume_conflict",
+        "invalid_setting",
+        "too_large",
+    ];
+
     /// The word for metrics and events.
     pub fn reason(&self) -> &'static str {
         match self {

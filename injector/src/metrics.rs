@@ -5,6 +5,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
+use crate::Skipped;
+
 /// Counters of the webhooks. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
@@ -26,6 +28,13 @@ impl Metrics {
             "Pods seen by the webhook, by result (injected, skipped, error) and reason",
             metrics.injections.clone(),
         );
+        // From zero, so that the first of each is an increase as well.
+        for reason in Skipped::REASONS {
+            drop(metrics.injections.get_or_create(&Labels { result: "skipped", reason }));
+        }
+        for reason in ["namespace_unknown", "malformed"] {
+            drop(metrics.injections.get_or_create(&Labels { result: "error", reason }));
+        }
         let version = Family::<[(&str, &str); 1], prometheus_client::metrics::gauge::Gauge>::default();
         version.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
         registry.register("mesh_build_info", "1, with the version in a label", version);
@@ -54,5 +63,24 @@ impl Metrics {
 
     fn count(&self, result: &'static str, reason: &'static str) {
         self.injections.get_or_create(&Labels { result, reason }).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_begins_at_zero() {
+        let mut registry = Registry::default();
+        Metrics::register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let words = include_str!("decision.rs").split("fn reason(").nth(1).unwrap().split("    }\n").next().unwrap();
+        let words: Vec<_> = words.split('"').skip(1).step_by(2).collect();
+        assert_eq!(words.len(), Skipped::REASONS.len());
+        for word in words {
+            assert!(text.contains(&format!("{{result=\"skipped\",reason=\"{word}\"}} 0\n")), "{word}\n{text}");
+        }
     }
 }

@@ -190,7 +190,8 @@ fn listen_on_socket(path: &Path) -> Result<UnixListener, StartError> {
 
 /// SIGTERM to exit; what a native sidecar is given costs every pod's end that much.
 const LAST_MOMENT: Duration = Duration::from_millis(900);
-const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+/// A look walks the node's whole table of connections.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 const IDLE_SERIES: Duration = Duration::from_secs(3600);
 
 #[cfg(test)]

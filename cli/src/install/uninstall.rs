@@ -148,7 +148,12 @@ impl Run<'_> {
     /// Waits until no program of the control plane runs any more.
     async fn pods_ended(&mut self) -> anyhow::Result<()> {
         let pods: Api<Pod> = Api::namespaced(self.cluster.client.clone(), names::SYSTEM_NAMESPACE);
-        let ours = ListParams::default().labels("app.kubernetes.io/part-of=mesh");
+        let ours = ListParams::default().labels(&format!(
+            "app.kubernetes.io/part-of=mesh,app.kubernetes.io/name in ({},{},{})",
+            names::CONTROLLER_ACCOUNT,
+            names::IDENTITY_ACCOUNT,
+            names::INJECTOR_ACCOUNT
+        ));
         loop {
             let left = pods.list_metadata(&ours).await;
             let left = left.map_err(|error| anyhow::anyhow!("the pods cannot be listed: {}", explain(&error)))?;

@@ -18,7 +18,14 @@ fn mistakes_are_named_with_their_objects() {
     let name = file.path().to_string_lossy().into_owned();
     let apply = format!("kubectl apply --namespace=mistakes --server-side --filename={name} 2>&1");
     let told = namespace.cluster.shell(&apply).unwrap();
-    for warning in ["without group", "hostnames have no effect", "RequestHeaderModifier and ResponseHeaderModifier"] {
+    for warning in [
+        "without group",
+        "hostnames have no effect",
+        "RequestHeaderModifier and ResponseHeaderModifier",
+        "only routes of the Service's own namespace",
+        "Services have no sections",
+        "is no Service or has no port",
+    ] {
         assert!(told.contains(warning), "{warning}\n{told}");
     }
     let (good, text) = analyze(namespace, &["--namespace=mistakes"]);
@@ -85,6 +92,23 @@ spec:
   parentRefs:
   - kind: Service
     name: web
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata:
+  name: abroad
+spec:
+  parentRefs:
+  - group: ''
+    kind: Service
+    name: web
+    namespace: elsewhere
+    sectionName: http
+  rules:
+  - backendRefs:
+    - group: example.com
+      kind: Bucket
+      name: web
 ---
 apiVersion: v1
 kind: Service

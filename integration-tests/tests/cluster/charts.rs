@@ -104,7 +104,7 @@ controlPlane:
   podDisruptionBudgets: true
   tolerations: [{key: a, operator: Exists}]
 networkPolicies: {enabled: false}
-prometheus: {scrapeAnnotations: false, rules: true, ruleLabels: {release: stack}}
+prometheus: {scrapeAnnotations: false, rules: true, podMonitors: true, ruleLabels: {release: stack}}
 grafana: {dashboards: true}
 routeWarnings: false
 injector: {resources: {requests: null}}

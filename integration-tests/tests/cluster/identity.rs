@@ -50,6 +50,7 @@ fn an_application_waits_for_its_certificate() {
     cluster.meshctl(&["install"]).unwrap();
     let namespace = cluster.namespace("uncertified").unwrap();
     namespace.kubectl(&["annotate", "namespace", &namespace.name, "meshctl.io/inject=enabled"]).unwrap();
+    let _signed = Signed(cluster.clone());
     let scale = |replicas: &str| {
         let flag = format!("--replicas={replicas}");
         cluster.kubectl(&["--namespace=mesh-system", "scale", "deployment/mesh-identity", &flag]).unwrap();
@@ -75,6 +76,15 @@ fn an_application_waits_for_its_certificate() {
     .unwrap();
     scale("1");
     namespace.rolled_out().unwrap();
+}
+
+/// At its end somebody signs certificates again.
+struct Signed(Cluster);
+
+impl Drop for Signed {
+    fn drop(&mut self) {
+        let _ = self.0.kubectl(&["--namespace=mesh-system", "scale", "deployment/mesh-identity", "--replicas=1"]);
+    }
 }
 
 fn bundle(cluster: &Cluster, namespace: &str) -> anyhow::Result<String> {

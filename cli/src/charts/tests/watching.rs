@@ -64,7 +64,7 @@ fn metrics(expression: &str) -> Vec<String> {
 
 fn all_on() -> Vec<Value> {
     render(&json!({
-        "prometheus": {"rules": true, "ruleLabels": {"release": "stack"}},
+        "prometheus": {"rules": true, "podMonitors": true, "ruleLabels": {"release": "stack"}},
         "grafana": {"dashboards": true},
     }))
 }
@@ -115,13 +115,36 @@ fn alerts_say_what_to_do() {
     assert_eq!(fails, "{{ $value | humanizePercentage }} of the requests to {{ $labels.destination_service }} fail");
 }
 
+/// Prometheus Operator asks container ports by name: those that the programs' pods and injected ones have.
+#[test]
+fn monitors_name_ports_that_are_there() {
+    let objects = all_on();
+    let port = |monitor: &str| {
+        find(&objects, "PodMonitor", monitor)["spec"]["podMetricsEndpoints"][0]["port"].as_str().unwrap().to_owned()
+    };
+    for program in ["mesh-controller", "mesh-identity", "mesh-injector"] {
+        let container = &find(&objects, "Deployment", program)["spec"]["template"]["spec"]["containers"][0];
+        let ports = container["ports"].as_array().unwrap();
+        let health = ports.iter().find(|one| one["name"] == port("mesh-control-plane").as_str());
+        assert_eq!(health.unwrap()["containerPort"], 9090, "{program}");
+    }
+    let sidecar = include_str!("../../../../injector/src/inject/sidecar.rs");
+    assert!(sidecar.contains(&format!(r#""name": "{}", "containerPort": names::HEALTH_PORT"#, port("mesh-proxies"))));
+}
+
 #[test]
 fn they_are_there_only_where_asked_for() {
     let kinds = |objects: &[Value]| -> BTreeSet<String> {
         objects.iter().map(|object| format!("{}/{}", object["kind"], object["metadata"]["name"])).collect()
     };
     let more: Vec<String> = kinds(&all_on()).difference(&kinds(&render(&json!({})))).cloned().collect();
-    assert_eq!(more, [r#""ConfigMap"/"mesh-dashboards""#, r#""PrometheusRule"/"mesh""#]);
+    let expected = [
+        r#""ConfigMap"/"mesh-dashboards""#,
+        r#""PodMonitor"/"mesh-control-plane""#,
+        r#""PodMonitor"/"mesh-proxies""#,
+        r#""PrometheusRule"/"mesh""#,
+    ];
+    assert_eq!(more, expected);
 }
 
 fn rules(objects: &[Value]) -> Vec<Value> {
