@@ -32,7 +32,8 @@ impl Checker<'_> {
             return self.check(&definition.unwrap_or(&Value::Null).clone(), value, path);
         }
         if !schema["type"].is_null() && !is_of_type(&schema["type"], value) {
-            return self.problem(path, &format!("is {value}, not {}", types(&schema["type"])));
+            let hint = if wants_text(&schema["type"], value) { AS_TEXT } else { "" };
+            return self.problem(path, &format!("is {value}, not {}{hint}", types(&schema["type"])));
         }
         if let Some(allowed) = schema["enum"].as_array()
             && !allowed.contains(value)
@@ -81,7 +82,9 @@ impl Checker<'_> {
         if let Some(pattern) = schema["pattern"].as_str()
             && !Regex::new(pattern).is_ok_and(|regex| regex.is_match(text))
         {
-            self.problem(path, &format!("is {text:?}, which does not match {pattern}"));
+            let wanted = schema["description"].as_str();
+            let wanted = wanted.map_or_else(|| format!("what matches {pattern}"), str::to_owned);
+            self.problem(path, &format!("is {text:?}, not {wanted}"));
         }
     }
 
@@ -118,12 +121,19 @@ fn is_of_type(types: &Value, value: &Value) -> bool {
     }
 }
 
+/// Whether it would be good if it were text.
+fn wants_text(types: &Value, value: &Value) -> bool {
+    (value.is_number() || value.is_boolean()) && is_of_type(types, &Value::String(String::new()))
+}
+
 fn types(types: &Value) -> String {
     match types {
         Value::Array(names) => names.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" or "),
         name => name.as_str().unwrap_or_default().to_owned(),
     }
 }
+
+const AS_TEXT: &str = " (give it with --set-string, or in quotes in a file)";
 
 #[cfg(test)]
 mod tests {
@@ -139,6 +149,7 @@ mod tests {
                 "$ref",
                 "$schema",
                 "title",
+                "description",
                 "type",
                 "enum",
                 "items",
@@ -151,6 +162,8 @@ mod tests {
                 "maximum",
                 "definitions",
             ];
+            let says_pattern = schema["pattern"].is_string();
+            assert!(!says_pattern || schema["description"].is_string(), "{path}: say in words what is wanted");
             for (key, value) in schema.as_object().into_iter().flatten() {
                 assert!(known.contains(&key.as_str()), "{path}: {key}");
                 match key.as_str() {
@@ -177,6 +190,25 @@ mod tests {
             (json!({"imagePullSecrets": ["a", 7]}), "imagePullSecrets[1] is 7, not string"),
             (json!({"controlPlane": {"nodeSelector": {"a": true}}}), "controlPlane.nodeSelector.a is true, not string"),
             (json!({"proxy": {"resources": {"requests": {"cpu": "lots"}}}}), "proxy.resources.requests.cpu"),
+            (
+                json!({"proxy": {"drainDelay": "soon"}}),
+                "proxy.drainDelay is \"soon\", not a time such as 500ms, 2s or 1m, of at most an hour",
+            ),
+            (
+                json!({"proxy": {"skipInboundPorts": 99}}),
+                "skipInboundPorts is 99, not string (give it with --set-string, or in quotes in a file)",
+            ),
+            (json!({"proxy": {"skipOutboundSubnets": "foo"}}), "not networks such as 10.0.0.0/8"),
+            (json!({"proxy": {"skipInboundPorts": "65536"}}), "not ports from 1 to 65535"),
+            (json!({"proxy": {"skipInboundPorts": "0-3"}}), "not ports from 1 to 65535"),
+            (json!({"proxy": {"skipInboundPorts": "99999-100000"}}), "not ports from 1 to 65535"),
+            (json!({"proxy": {"logLevel": "loud!!"}}), "not a log filter such as info"),
+            (json!({"proxy": {"drainDelay": "61m"}}), "not a time"),
+            (json!({"proxy": {"drainDelay": "3000m"}}), "not a time"),
+            (json!({"proxy": {"drainDelay": "3601s"}}), "not a time"),
+            (json!({"identity": {"leafLifetime": "1s"}}), "not a time such as 90m or 24h, from 5s to 8760h"),
+            (json!({"identity": {"leafLifetime": "6000ms"}}), "not a time such as 90m or 24h"),
+            (json!({"image": {"registry": "a$b"}}), "not where images are"),
             (json!([]), "the whole is [], not object"),
         ] {
             let error = check(MESH.schema, &values).unwrap_err().to_string();

@@ -65,6 +65,11 @@ fn helm_and_meshctl_refuse_the_same_values() {
         "image.tag=7",
         "proxy.logLevel=",
         "clusterName=a b",
+        "proxy.logLevel=loud!!",
+        "proxy.skipOutboundSubnets=foo",
+        "proxy.skipInboundPorts=99999-100000",
+        "proxy.drainDelay=3000m",
+        "identity.leafLifetime=1s",
     ] {
         let helm = ["template", "mesh", &chart, "--namespace=mesh-system", "--kube-version=1.34.0", "--set", wrong];
         assert!(cluster.helm(&helm).is_err(), "{wrong}");
