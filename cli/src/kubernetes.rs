@@ -100,7 +100,7 @@ pub enum ConnectError {
     #[error("{0}; nor is a Kubernetes cluster configured (with --kubeconfig or KUBECONFIG)")]
     NoMesh(LocationError),
     /// What says so cannot be used.
-    #[error("the kubeconfig cannot be used: {0}")]
+    #[error("the kubeconfig cannot be used: {0}; correct it, or name another with --kubeconfig or in KUBECONFIG")]
     Unusable(String),
     /// Nobody answers.
     #[error("the API server {server} cannot be reached ({problem}); is it up, and is this the right --context?")]

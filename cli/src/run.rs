@@ -166,6 +166,10 @@ async fn ask_cluster(args: &Args, no_demo: Option<LocationError>) -> anyhow::Res
     let cluster = match (&args.command, kubernetes::connect_there(&args.cluster, no_demo).await) {
         // Without a mesh there is still a version to tell, but not silently where one was named.
         (Command::Version(_), Err(ConnectError::NoMesh(_))) => return args.format().and_then(version::client),
+        (Command::Version(_), Err(error)) => {
+            args.format().and_then(version::client)?;
+            return Err(error.into());
+        }
         (_, cluster) => cluster?,
     };
     let way = |namespace: Option<&str>| PortForward::new(cluster.client.clone(), namespace.map(str::to_owned));
