@@ -51,6 +51,8 @@ pub enum Done {
     Unchanged,
     /// It shares the node's network, where there can be no proxy.
     HostNetwork,
+    /// The proxy itself is in it, which a word more or less takes out of no pod.
+    HasProxy,
     /// It makes no pods.
     NoPods,
 }
@@ -141,11 +143,18 @@ fn apply(object: &mut Value, wish: Wish<'_>, fates: &mut Vec<Fate>) {
         Some(template) if template["spec"]["hostNetwork"] == true => Done::HostNetwork,
         Some(template) => match wish {
             Wish::Proxy(manual) => manual.put(&name, namespace.as_deref(), template),
+            Wish::Disabled | Wish::Nothing if has_proxy(template) => Done::HasProxy,
             wish if say(template, wish) => Done::Changed,
             _ => Done::Unchanged,
         },
     };
     fates.push(Fate { object: format!("{} {name}", kind.to_lowercase()), done });
+}
+
+/// Whether `inject --manual` put the proxy in, or a webhook did before the object was fetched.
+fn has_proxy(template: &Value) -> bool {
+    let containers = template["spec"]["initContainers"].as_array();
+    containers.is_some_and(|containers| containers.iter().any(|container| container["name"] == names::PROXY_CONTAINER))
 }
 
 /// What holds the metadata of a kind's pods, or of the namespace they inherit from.
@@ -212,6 +221,9 @@ impl fmt::Display for Fate {
             }
             Done::Unchanged => "unchanged",
             Done::HostNetwork => "skipped: on the host network there can be no proxy",
+            Done::HasProxy => {
+                "skipped: the proxy itself is in it; begin with the manifest that inject --manual was given"
+            }
             Done::NoPods => "skipped: it makes no pods",
         };
         write!(f, "{} {done}", crate::table::one_line(&self.object))
@@ -227,6 +239,14 @@ mod tests {
     fn fates(text: &str, wish: Wish<'_>) -> (String, Vec<Done>) {
         let (text, fates) = rewrite(text, wish).unwrap();
         (text, fates.into_iter().map(|fate| fate.done).collect())
+    }
+
+    #[test]
+    fn a_proxy_that_was_put_in_is_not_talked_out() {
+        let manual = DEPLOYMENT.replace("containers: []", "initContainers: [{name: mesh-proxy}]\n      containers: []");
+        for wish in [Wish::Nothing, Wish::Disabled] {
+            assert_eq!(fates(&manual, wish), (manual.clone(), vec![Done::HasProxy]));
+        }
     }
 
     #[test]
