@@ -30,7 +30,7 @@ pub mod session;
 mod shares;
 mod stream;
 
-use admission::{Admission, AdmissionLimits};
+use admission::{Admission, AdmissionLimits, UsedUp};
 use shares::Shares;
 use stream::DiscoveryStream;
 
@@ -120,29 +120,23 @@ impl Discovery for DiscoveryService {
 impl Shared {
     /// A place for a stream whose share has room for it, or when to come back; what all share is not touched.
     fn enter(&self, address: IpAddr, id: &SpiffeId) -> Result<Place, Duration> {
-        let mut admission = self.admission.lock();
         let now = Instant::now();
-        let refused = if admission.knock(now, address, id) {
-            match self.places.enter(address) {
-                Ok(place) => return Ok(place),
-                Err(NoPlace::Full { .. }) => return Err(admission.turn_away(now)),
-                Err(NoPlace::Own) => "open streams",
-            }
-        } else {
-            "new streams"
+        // Asked in a statement of its own: looking for a place takes longer than the lock should be held.
+        let knocked = self.admission.lock().knock(now, address, id);
+        let used_up = match knocked.map(|()| self.places.enter(address)) {
+            Ok(Ok(place)) => return Ok(place),
+            Ok(Err(NoPlace::Full { .. })) => return Err(self.admission.lock().turn_away(now)),
+            Ok(Err(NoPlace::Own)) => UsedUp::StreamsOfAddress,
+            Err(used_up) => used_up,
         };
-        self.complain(
-            &format!("a stream was not let in: its address or identity has its share of {refused}"),
-            address,
-            id,
-        );
+        self.complain(used_up, address, id);
         Err(own_pause())
     }
 
     /// A line for people, not one for each time.
-    fn complain(&self, what: &str, address: IpAddr, id: &SpiffeId) {
+    fn complain(&self, used_up: UsedUp, address: IpAddr, id: &SpiffeId) {
         if self.complaints.take(Instant::now().into_std()) {
-            tracing::warn!(%id, %address, "{what}; where pods share addresses, set controlPlane.podsPerAddress");
+            tracing::warn!(%id, %address, "{used_up}");
         }
     }
 }

@@ -15,6 +15,7 @@ use resolve::{Facts, Mesh};
 use crate::hub::newer;
 use crate::progress::Progress;
 use crate::serve::session::Session;
+use crate::serve::session::tests::PLENTY;
 use crate::world::World;
 
 /// Services and the number of versions of the facts after which each has another endpoint.
@@ -180,6 +181,7 @@ impl Proxy {
         let held = known.map(|(service, hash)| wire::Held { key: Some(key(service)), hash: hash.into() });
         let hello = wire::Hello { mark: Some(self.mark.to_wire()), held: held.collect(), ..wire::Hello::default() };
         let mut session = Session::open(hello, "shop", "client").unwrap();
+        session.take_in(PLENTY);
         if let Some(world) = &replica.world {
             session.observe(world);
         }
@@ -248,6 +250,9 @@ impl Proxy {
 impl Stream {
     fn tell(&mut self, kind: wire::discover_request::Kind, world: Option<&World>) {
         self.session.receive(wire::DiscoverRequest { kind: Some(kind) }, world).unwrap();
+        for key in self.session.take_in(PLENTY) {
+            world.into_iter().for_each(|world| self.session.look(&key, world));
+        }
     }
 }
 

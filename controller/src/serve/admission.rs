@@ -26,6 +26,26 @@ pub struct AdmissionLimits {
     pub pods_per_address: Option<usize>,
 }
 
+/// Whose share of what is used up, and what an operator can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum UsedUp {
+    /// New streams of an address.
+    #[error("{ADDRESS} open more streams in a second than one pod may; {SHARED}")]
+    StreamsPerSecondOfAddress,
+    /// Open streams of an address.
+    #[error("{ADDRESS} have as many streams open as one pod may; {SHARED}")]
+    StreamsOfAddress,
+    /// Keys of an address.
+    #[error("{ADDRESS} ask for more destinations than one pod may, and new ones wait; {SHARED}")]
+    KeysOfAddress,
+    /// New streams of an identity.
+    #[error(
+        "the pods of this identity open more than half of the streams that this replica takes in a second; they come back \
+         within seconds, sooner with more controller.replicas"
+    )]
+    StreamsPerSecondOfIdentity,
+}
+
 /// A token bucket for all, one for each address and identity, and a timetable for those who are turned away.
 #[derive(Debug)]
 pub struct Admission {
@@ -42,11 +62,6 @@ impl AdmissionLimits {
     pub fn streams_of_address(&self) -> usize {
         self.pods_per_address.map_or(usize::MAX, |pods| STREAMS_EACH.saturating_mul(pods))
     }
-
-    /// Streams at once of one identity: most of them, as one namespace may be most of a cluster.
-    pub fn streams_of_identity(&self) -> usize {
-        self.pods_per_address.map_or(usize::MAX, |_| self.streams - self.streams / 4)
-    }
 }
 
 impl Admission {
@@ -59,11 +74,14 @@ impl Admission {
         Self { limits, tokens: limits.burst, filled: now, next_slot: now, shares }
     }
 
-    /// Whether an address and an identity have any of their share of new streams left, and takes it.
-    pub fn knock(&self, now: Instant, address: IpAddr, id: &SpiffeId) -> bool {
-        let Some((addresses, identities)) = &self.shares else { return true };
+    /// Takes one of an address's and one of an identity's share of new streams, or says whose is used up.
+    pub fn knock(&self, now: Instant, address: IpAddr, id: &SpiffeId) -> Result<(), UsedUp> {
+        let Some((addresses, identities)) = &self.shares else { return Ok(()) };
         let now = now.into_std();
-        addresses.take(address.to_canonical(), now) && identities.take(id.clone(), now)
+        if !addresses.take(address.to_canonical(), now) {
+            return Err(UsedUp::StreamsPerSecondOfAddress);
+        }
+        if identities.take(id.clone(), now) { Ok(()) } else { Err(UsedUp::StreamsPerSecondOfIdentity) }
     }
 
     /// Lets one more stream in; or says when to come back.
@@ -86,6 +104,8 @@ impl Admission {
     }
 }
 
+const ADDRESS: &str = "the pods behind this address";
+const SHARED: &str = "where pods share addresses, set controlPlane.podsPerAddress";
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(30);
 const STREAMS_EACH: usize = 512;
@@ -127,18 +147,22 @@ mod tests {
         let admission = Admission::new(usual, start);
         let address = |n: u16| IpAddr::from([10, 1, n.to_be_bytes()[0], n.to_be_bytes()[1]]);
         // A node's 250 pods may all come from its address.
-        assert_eq!((0..10_000).filter(|_| admission.knock(start, address(1), &id("web"))).count(), 500);
-        assert!(admission.knock(start, address(2), &id("web")));
-        assert!(!admission.knock(start, "::ffff:10.1.0.1".parse().unwrap(), &id("web")));
+        assert_eq!((0..10_000).filter(|_| admission.knock(start, address(1), &id("web")).is_ok()).count(), 500);
+        assert!(admission.knock(start, address(2), &id("web")).is_ok());
+        let used_up = admission.knock(start, "::ffff:10.1.0.1".parse().unwrap(), &id("web")).unwrap_err();
+        assert!(used_up == UsedUp::StreamsPerSecondOfAddress && used_up.to_string().contains("podsPerAddress"));
         // A thousand pods of one identity that start at once.
-        assert_eq!((0..1000).filter(|n| admission.knock(start, address(*n), &id("batch"))).count(), 999);
-        let mut burst = (0..5000).filter(|n| admission.knock(start, address(300 + *n), &id("batch"))).count();
+        assert_eq!((0..1000).filter(|n| admission.knock(start, address(*n), &id("batch")).is_ok()).count(), 999);
+        let mut burst = (0..5000).filter(|n| admission.knock(start, address(300 + *n), &id("batch")).is_ok()).count();
         assert_eq!(burst, 1);
-        burst =
-            (0..5000).filter(|n| admission.knock(start + Duration::from_secs(1), address(*n), &id("batch"))).count();
+        burst = (0..5000)
+            .filter(|n| admission.knock(start + Duration::from_secs(1), address(*n), &id("batch")).is_ok())
+            .count();
         assert_eq!(burst, 250, "half of what there is");
-        assert!(admission.knock(start, address(7), &id("web")));
-        assert_eq!((usual.streams_of_address(), usual.streams_of_identity()), (512, 15_000));
+        let used_up = admission.knock(start + Duration::from_secs(1), address(9000), &id("batch")).unwrap_err();
+        assert!(used_up == UsedUp::StreamsPerSecondOfIdentity && !used_up.to_string().contains("podsPerAddress"));
+        assert!(admission.knock(start, address(7), &id("web")).is_ok());
+        assert_eq!(usual.streams_of_address(), 512);
         let crowded = AdmissionLimits { pods_per_address: Some(250), ..usual };
         assert_eq!(crowded.streams_of_address(), 128_000);
     }
@@ -147,7 +171,7 @@ mod tests {
     fn where_everybody_dials_from_one_machine_there_are_no_shares() {
         let (start, all) = (Instant::now(), limits(None));
         let admission = Admission::new(all, start);
-        assert!((0..10_000).all(|_| admission.knock(start, [127, 0, 0, 1].into(), &id("web"))));
-        assert_eq!((all.streams_of_address(), all.streams_of_identity()), (usize::MAX, usize::MAX));
+        assert!((0..10_000).all(|_| admission.knock(start, [127, 0, 0, 1].into(), &id("web")).is_ok()));
+        assert_eq!(all.streams_of_address(), usize::MAX);
     }
 }

@@ -3,6 +3,9 @@
 //! The mailbox is the set of subscriptions itself: each knows the version sent last and at most one newer version, so a
 //! proxy that reads slowly costs no more than one that keeps up, and what it then reads is the latest. Versions that take
 //! endpoints away go first. Facts that are behind the proxy's mark answer nothing.
+//!
+//! Keys for which there is no room wait in a line and are not answered yet; to the proxy that is a controller that takes its
+//! time, and what it holds stays in force. What every proxy needs never waits.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -27,13 +30,29 @@ pub struct Session {
     subscriptions: BTreeMap<Key, Subscription>,
     /// Keys with something to send, by urgency, then in the order they came up.
     queue: BTreeMap<(Urgency, u64), Key>,
+    /// Keys for which there was no room yet, in the order they came.
+    line: BTreeMap<u64, Key>,
+    left_out: bool,
     next_order: u64,
+}
+
+/// How much more a stream may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Keys of its line that it may be served from now on.
+    pub keys: usize,
+    /// Keys that may stay in its line; those beyond are forgotten.
+    pub line: usize,
+    /// Whether there is room for more than that.
+    pub is_spare: bool,
 }
 
 #[derive(Debug)]
 struct Subscription {
     sent: Sent,
     waiting: Option<Waiting>,
+    /// Its place in the line while there is no room for it.
+    in_line: Option<u64>,
 }
 
 /// A version to be sent.
@@ -124,6 +143,8 @@ impl Session {
             behind: true,
             subscriptions: BTreeMap::new(),
             queue: BTreeMap::new(),
+            line: BTreeMap::new(),
+            left_out: false,
             next_order: 0,
         };
         for held in hello.held {
@@ -137,7 +158,7 @@ impl Session {
         Ok(session)
     }
 
-    /// Takes in one message after Hello.
+    /// Takes in one message after Hello; a new key [waits in line](Self::take_in).
     pub fn receive(
         &mut self,
         request: wire::DiscoverRequest,
@@ -178,7 +199,26 @@ impl Session {
             return Vec::new();
         }
         self.as_of = world.progress().clone();
-        self.subscriptions.keys().cloned().collect()
+        let served = self.subscriptions.iter().filter(|(_, subscription)| subscription.in_line.is_none());
+        served.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Serves those of the line that there is room for: [`look`](Self::look) at these.
+    pub fn take_in(&mut self, room: Room) -> Vec<Key> {
+        let mut keys = Vec::new();
+        while keys.len() < room.keys
+            && let Some((_, key)) = self.line.pop_first()
+        {
+            self.subscriptions.get_mut(&key).expect("what is in line is subscribed").in_line = None;
+            keys.push(key);
+        }
+        while self.line.len() > room.line
+            && let Some((_, key)) = self.line.pop_last()
+        {
+            self.subscriptions.remove(&key);
+            self.left_out = true;
+        }
+        keys
     }
 
     /// What to send next, and takes it as sent.
@@ -214,9 +254,19 @@ impl Session {
         &self.mark
     }
 
-    /// Number of subscriptions.
+    /// Number of subscriptions that are served.
     pub fn subscriptions(&self) -> usize {
-        self.subscriptions.len()
+        self.subscriptions.len() - self.line.len()
+    }
+
+    /// Number of subscriptions for which there is no room yet.
+    pub fn in_line(&self) -> usize {
+        self.line.len()
+    }
+
+    /// Whether the proxy asked for keys that were forgotten, because the line had no room for them either.
+    pub fn left_out(&self) -> bool {
+        self.left_out
     }
 
     /// Subscribes; `false` if it already was.
@@ -227,13 +277,25 @@ impl Session {
         if self.subscriptions.len() >= MAX_SUBSCRIPTIONS {
             return Err(ProtocolViolation::TooManySubscriptions);
         }
-        self.subscriptions.insert(key, Subscription { sent, waiting: None });
+        let in_line = match &key {
+            Key::Bundle | Key::Settings | Key::Inbound => None,
+            Key::Outbound(_) | Key::Endpoints(_) => {
+                self.next_order += 1;
+                self.line.insert(self.next_order, key.clone());
+                Some(self.next_order)
+            }
+        };
+        self.subscriptions.insert(key, Subscription { sent, waiting: None, in_line });
         Ok(true)
     }
 
     fn remove(&mut self, key: &Key) {
-        if let Some(Subscription { waiting: Some(Waiting { place, .. }), .. }) = self.subscriptions.remove(key) {
+        let Some(subscription) = self.subscriptions.remove(key) else { return };
+        if let Some(Waiting { place, .. }) = subscription.waiting {
             self.queue.remove(&place);
+        }
+        if let Some(place) = subscription.in_line {
+            self.line.remove(&place);
         }
     }
 
@@ -243,6 +305,9 @@ impl Session {
             return;
         }
         let Some(subscription) = self.subscriptions.get_mut(key) else { return };
+        if subscription.in_line.is_some() {
+            return;
+        }
         let value = world.value(key, &self.caller);
         let before = subscription.waiting.take();
         if let Some(before) = &before {

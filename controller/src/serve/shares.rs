@@ -1,193 +1,131 @@
-//! What the open streams of one address and of one identity hold together: streams and keys.
+//! How many keys the open streams of one address subscribe to together.
 //!
 //! Each key that a stream subscribes to is looked at with every change, whoever asks for it. A proxy has one stream, or two
-//! for a moment, with 4,096 keys at most.
+//! for a moment, with 4,096 keys at most. Keys for which an address has no room wait in their streams' lines, which have
+//! a bound as well: they take memory.
+//!
+//! Identities have no share: one of them may be most of a cluster.
 
 use std::collections::HashMap;
-use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use identity::SpiffeId;
 use parking_lot::Mutex;
 
 use crate::serve::admission::AdmissionLimits;
+use crate::serve::session::Room;
 
-/// The shares of all.
+/// The shares of all addresses.
 #[derive(Debug)]
 pub(super) struct Shares {
-    streams_of_identity: usize,
-    keys_of_address: usize,
-    keys_of_identity: usize,
-    held: Mutex<Held>,
+    most: usize,
+    held: Mutex<HashMap<IpAddr, Counts>>,
 }
 
-#[derive(Debug, Default)]
-struct Held {
-    streams: HashMap<SpiffeId, usize>,
-    keys_by_address: HashMap<IpAddr, usize>,
-    keys_by_identity: HashMap<SpiffeId, usize>,
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Counts {
+    /// Keys that are served, and count.
+    keys: usize,
+    /// Keys in line.
+    line: usize,
 }
 
-/// One stream's part in them, given back when it is dropped.
+/// One stream's part in its address's share, given back when it is dropped.
 #[derive(Debug)]
 pub(super) struct Share {
     shares: Arc<Shares>,
     address: IpAddr,
-    id: SpiffeId,
-    /// Keys that count.
-    keys: usize,
-}
-
-/// Whose share is used up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum UsedUp {
-    /// Of streams.
-    #[error("the streams of its identity")]
-    Streams,
-    /// Of keys.
-    #[error("the subscriptions of its address")]
-    KeysOfAddress,
-    /// Of keys.
-    #[error("the subscriptions of its identity")]
-    KeysOfIdentity,
+    own: Counts,
 }
 
 impl Shares {
     /// Nobody holds anything.
     pub(super) fn new(limits: &AdmissionLimits) -> Self {
-        let pods = limits.pods_per_address;
-        Self {
-            streams_of_identity: limits.streams_of_identity(),
-            keys_of_address: pods.map_or(usize::MAX, |pods| KEYS_OF_ADDRESS.saturating_mul(pods)),
-            keys_of_identity: pods.map_or(usize::MAX, |_| KEYS_OF_IDENTITY),
-            held: Mutex::default(),
-        }
+        let most = limits.pods_per_address.map_or(usize::MAX, |pods| KEYS_OF_ADDRESS.saturating_mul(pods));
+        Self { most, held: Mutex::default() }
     }
 
-    /// One more stream.
-    pub(super) fn enter(self: &Arc<Self>, address: IpAddr, id: SpiffeId) -> Result<Share, UsedUp> {
-        if !add(&mut self.held.lock().streams, &id, 1, self.streams_of_identity) {
-            return Err(UsedUp::Streams);
-        }
-        Ok(Share { shares: self.clone(), address: address.to_canonical(), id, keys: 0 })
+    /// One more stream, which has no keys yet.
+    pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> Share {
+        Share { shares: self.clone(), address: address.to_canonical(), own: Counts::default() }
     }
 }
 
 impl Share {
-    /// The stream has so many keys now; where that is too much, it counts for as many as before.
-    pub(super) fn hold(&mut self, keys: usize) -> Result<(), UsedUp> {
-        let counted = keys.saturating_sub(FREE_KEYS);
+    /// The stream is served so many keys, and so many wait in its line: how many of these it may be served from now on, and
+    /// how many may go on waiting. Both count from now on.
+    pub(super) fn hold(&mut self, served: usize, in_line: usize) -> Room {
         let mut held = self.shares.held.lock();
-        if let Some(fewer) = self.keys.checked_sub(counted) {
-            take(&mut held.keys_by_address, &self.address, fewer);
-            take(&mut held.keys_by_identity, &self.id, fewer);
-        } else {
-            let more = counted - self.keys;
-            if !add(&mut held.keys_by_address, &self.address, more, self.shares.keys_of_address) {
-                return Err(UsedUp::KeysOfAddress);
-            }
-            if !add(&mut held.keys_by_identity, &self.id, more, self.shares.keys_of_identity) {
-                take(&mut held.keys_by_address, &self.address, more);
-                return Err(UsedUp::KeysOfIdentity);
-            }
+        let all = held.entry(self.address).or_default();
+        let others = Counts { keys: all.keys - self.own.keys, line: all.line - self.own.line };
+        let most_served = self.shares.most.saturating_sub(others.keys).saturating_add(FREE_KEYS);
+        let keys = in_line.min(most_served.saturating_sub(served));
+        let line = (in_line - keys).min(self.shares.most.saturating_sub(others.line));
+        self.own = Counts { keys: (served + keys).saturating_sub(FREE_KEYS), line };
+        *all = Counts { keys: others.keys + self.own.keys, line: others.line + self.own.line };
+        let is_spare = all.keys < self.shares.most;
+        if *all == Counts::default() {
+            held.remove(&self.address);
         }
-        self.keys = counted;
-        Ok(())
+        Room { keys, line, is_spare }
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        let mut held = self.shares.held.lock();
-        take(&mut held.streams, &self.id, 1);
-        take(&mut held.keys_by_address, &self.address, self.keys);
-        take(&mut held.keys_by_identity, &self.id, self.keys);
+        self.hold(0, 0);
     }
 }
 
-fn add<K: Eq + Hash + Clone>(counts: &mut HashMap<K, usize>, key: &K, more: usize, most: usize) -> bool {
-    let count = counts.get(key).copied().unwrap_or(0) + more;
-    if count > most {
-        return false;
-    }
-    counts.insert(key.clone(), count);
-    true
-}
-
-fn take<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K, fewer: usize) {
-    if let Some(count) = counts.get_mut(key) {
-        *count = count.saturating_sub(fewer);
-        if *count == 0 {
-            counts.remove(key);
-        }
-    }
-}
-
-/// Of each stream, which count for nothing: whatever a neighbour behind the same address does, a pod has these.
-const FREE_KEYS: usize = 64;
+/// Of each stream, which do not count: whatever a neighbour behind the same address does, a pod has these. The 512 streams
+/// that an address may have have as many of them together as the address has otherwise.
+const FREE_KEYS: usize = 32;
 /// Two streams with all that a stream may have.
 const KEYS_OF_ADDRESS: usize = 16_384;
-/// A thousand pods with a thousand Services each.
-const KEYS_OF_IDENTITY: usize = 1 << 20;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn id(account: &str) -> SpiffeId {
-        format!("spiffe://cluster.local/ns/shop/sa/{account}").parse().unwrap()
-    }
-
-    fn shares(streams: usize, pods_per_address: Option<usize>) -> Arc<Shares> {
-        let limits = AdmissionLimits { streams, per_second: 1.0, burst: 1.0, pods_per_address };
+    fn shares(pods_per_address: Option<usize>) -> Arc<Shares> {
+        let limits = AdmissionLimits { streams: 20_000, per_second: 1.0, burst: 1.0, pods_per_address };
         Arc::new(Shares::new(&limits))
     }
 
-    #[test]
-    fn an_address_has_so_many_keys_and_each_stream_a_few_for_nothing() {
-        let shares = shares(20_000, Some(1));
-        let enter = |last: u8| shares.enter([10, 0, 0, last].into(), id("web")).unwrap();
-        let (mut first, mut second, mut third, mut other) = (enter(1), enter(1), enter(1), enter(2));
-        first.hold(8192).unwrap();
-        second.hold(8192).unwrap();
-        third.hold(64 + 128).unwrap();
-        assert_eq!(third.hold(64 + 129), Err(UsedUp::KeysOfAddress));
-        assert_eq!(third.hold(64), Ok(()), "what is no more, counts no more");
-        other.hold(8192).unwrap();
-        drop(first);
-        third.hold(8192).unwrap();
-        drop((second, third, other));
-        let held = shares.held.lock();
-        assert!(held.streams.is_empty() && held.keys_by_address.is_empty() && held.keys_by_identity.is_empty());
+    fn room(keys: usize, line: usize, is_spare: bool) -> Room {
+        Room { keys, line, is_spare }
     }
 
     #[test]
-    fn an_identity_has_so_many_streams_and_keys_and_a_thousand_big_pods_have_room() {
-        let shares = shares(1400, Some(1));
-        let address = |n: u16| IpAddr::from([10, 0, n.to_be_bytes()[0], n.to_be_bytes()[1]]);
-        let mut pods = Vec::new();
-        for n in 0..1000 {
-            let mut pod = shares.enter(address(n), id("web")).unwrap();
-            pod.hold(1000).unwrap();
-            pods.push(pod);
-        }
-        let mut refused = 0;
-        for n in 1000..1050 {
-            let mut pod = shares.enter(address(n), id("web")).unwrap();
-            refused += usize::from(pod.hold(8192) == Err(UsedUp::KeysOfIdentity));
-            pods.push(pod);
-        }
-        assert!(refused > 30, "{refused}");
-        assert_eq!(shares.enter(address(2000), id("web")).unwrap_err(), UsedUp::Streams);
-        shares.enter(address(2000), id("cart")).unwrap().hold(8192).unwrap();
+    fn an_address_has_so_many_keys_and_each_stream_a_few_whatever_the_others_have() {
+        let shares = shares(Some(1));
+        let enter = |last: u8| shares.enter([10, 0, 0, last].into());
+        let (mut first, mut second, mut third, mut other) = (enter(1), enter(1), enter(1), enter(2));
+        assert_eq!(first.hold(0, 8192), room(8192, 0, true));
+        assert_eq!(second.hold(1, 8191), room(8191, 0, true));
+        assert_eq!(third.hold(0, 32 + 64 + 10), room(32 + 64, 10, false), "the rest waits");
+        assert_eq!(third.hold(32 + 64, 10), room(0, 10, false));
+        assert_eq!(enter(1).hold(3, 40), room(29, 11, false));
+        assert_eq!(other.hold(0, 8192), room(8192, 0, true));
+        drop(first);
+        assert_eq!(third.hold(32 + 64, 10), room(10, 0, true), "as soon as there is room");
+        drop((second, third, other));
+        assert!(shares.held.lock().is_empty());
+    }
+
+    #[test]
+    fn what_one_address_costs_has_a_bound_however_many_streams_it_has() {
+        let shares = shares(Some(1));
+        let mut streams: Vec<Share> = (0..512).map(|_| shares.enter([10, 0, 0, 1].into())).collect();
+        let rooms: Vec<Room> = streams.iter_mut().map(|stream| stream.hold(0, 8192)).collect();
+        assert_eq!(rooms.iter().map(|room| room.keys).sum::<usize>(), 2 * KEYS_OF_ADDRESS);
+        assert_eq!(rooms.iter().map(|room| room.line).sum::<usize>(), KEYS_OF_ADDRESS);
     }
 
     #[test]
     fn where_everybody_dials_from_one_machine_there_are_no_shares() {
-        let shares = shares(1, None);
-        let mut streams: Vec<Share> =
-            (0..100).map(|_| shares.enter([127, 0, 0, 1].into(), id("web")).unwrap()).collect();
-        assert!(streams.iter_mut().all(|stream| stream.hold(1 << 20).is_ok()));
+        let shares = shares(None);
+        let mut streams: Vec<Share> = (0..100).map(|_| shares.enter([127, 0, 0, 1].into())).collect();
+        assert!(streams.iter_mut().all(|stream| stream.hold(0, 1 << 20) == room(1 << 20, 0, true)));
     }
 }

@@ -14,8 +14,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tonic::{Status, Streaming};
 
 use crate::hub::Worlds;
+use crate::serve::admission::UsedUp;
 use crate::serve::session::{Heard, ProtocolViolation, Push, Session};
-use crate::serve::shares::{Share, UsedUp};
+use crate::serve::shares::Share;
 use crate::serve::{OpenStream, own_pause};
 use crate::world::{Key, World};
 
@@ -31,6 +32,8 @@ pub(crate) struct DiscoveryStream {
     proxy: String,
     counted_subscriptions: usize,
     counted_behind: bool,
+    /// It was said that keys wait.
+    complained: bool,
 }
 
 /// Why a stream ends.
@@ -51,7 +54,8 @@ impl DiscoveryStream {
         (id, address): (SpiffeId, IpAddr),
     ) -> Self {
         let proxy = id.to_string();
-        Self { open, incoming, outgoing, id, address, proxy, counted_subscriptions: 0, counted_behind: false }
+        let (counted_subscriptions, counted_behind, complained) = (0, false, false);
+        Self { open, incoming, outgoing, id, address, proxy, counted_subscriptions, counted_behind, complained }
     }
 
     /// Serves the stream to its end, or until its place goes to somebody who has fewer.
@@ -93,6 +97,7 @@ impl DiscoveryStream {
         loop {
             let behind = session.is_behind() && worlds.borrow().is_some();
             self.count(session.subscriptions(), behind);
+            self.note_line(&session);
             self.note_behind(&session, behind, &mut behind_since);
             let patience = behind_since.map_or(ends, |since: Instant| ends.min(since + BEHIND_PATIENCE));
             tokio::select! {
@@ -101,14 +106,21 @@ impl DiscoveryStream {
                     let world = worlds.borrow().clone();
                     let heard = session.receive(message, world.as_deref()).map_err(End::Violation)?;
                     self.note(&heard, &mut rejected);
-                    share.hold(session.subscriptions()).map_err(|used_up| self.greedy(used_up))?;
+                    Self::take_in(&mut session, &mut share, &worlds).await;
                 }
                 changed = worlds.changed() => {
                     changed.map_err(|_| End::Goodbye("draining", draining_pause()))?;
                     observe(&mut session, &mut worlds).await;
                 }
                 Ok(()) = reached.changed(), if behind => observe(&mut session, &mut worlds).await,
-                _ = heartbeats.tick() => heartbeat_due = true,
+                _ = heartbeats.tick() => {
+                    heartbeat_due = true;
+                    let is_spare = Self::take_in(&mut session, &mut share, &worlds).await;
+                    if is_spare && session.left_out() {
+                        // It asks for all it needs when it comes back, at once.
+                        return Err(End::Goodbye("rebalance", Duration::ZERO));
+                    }
+                }
                 // Only when there is room is the next message made: it is then the latest.
                 permit = self.outgoing.reserve(), if heartbeat_due || session.has_update() => {
                     let permit = permit.map_err(|_| End::Gone)?;
@@ -142,21 +154,26 @@ impl DiscoveryStream {
         // Names for people, as far as a log line should go.
         self.proxy = format!("{}/{}", hello.namespace, hello.workload).chars().take(253).collect();
         tracing::debug!(proxy = self.proxy, id = %self.id, held = hello.held.len(), "stream opened");
-        let session = Session::open(hello, self.id.namespace(), self.id.service_account()).map_err(End::Violation)?;
-        let entered = self.open.shared.shares.enter(self.address, self.id.clone());
-        let mut share = entered.map_err(|used_up| self.greedy(used_up))?;
-        share.hold(session.subscriptions()).map_err(|used_up| self.greedy(used_up))?;
+        let mut session =
+            Session::open(hello, self.id.namespace(), self.id.service_account()).map_err(End::Violation)?;
+        // What it holds is taken in before its first look at the world.
+        let mut share = self.open.shared.shares.enter(self.address);
+        Self::take_in(&mut session, &mut share, &self.open.shared.hub.worlds()).await;
         // Last: only who has said all of this takes what is everybody's.
         let admitted = self.open.shared.admission.lock().admit(Instant::now());
         admitted.map_err(|retry_after| End::Goodbye("overloaded", retry_after))?;
         Ok((session, share))
     }
 
-    /// The share of its address or identity is used up.
-    fn greedy(&self, used_up: UsedUp) -> End {
-        let what = format!("a stream was ended: {used_up} are used up");
-        self.open.shared.complain(&what, self.address, &self.id);
-        End::Goodbye("overloaded", own_pause())
+    /// Serves those keys of the line for which its address has room by now; returns whether it has room for more.
+    async fn take_in(session: &mut Session, share: &mut Share, worlds: &Worlds) -> bool {
+        let room = share.hold(session.subscriptions(), session.in_line());
+        let keys = session.take_in(room);
+        let world = worlds.borrow().clone();
+        if let Some(world) = world {
+            look(session, &keys, &world).await;
+        }
+        room.is_spare
     }
 
     fn heartbeat(&self, worlds: &Worlds) -> wire::DiscoverResponse {
@@ -184,6 +201,13 @@ impl DiscoveryStream {
                 }
                 tracing::warn!(proxy = self.proxy, ?key, reason, "proxy rejects a version and keeps the one before");
             }
+        }
+    }
+
+    /// Says once of a stream that keys of it wait.
+    fn note_line(&mut self, session: &Session) {
+        if session.in_line() > 0 && !std::mem::replace(&mut self.complained, true) {
+            self.open.shared.complain(UsedUp::KeysOfAddress, self.address, &self.id);
         }
     }
 
@@ -218,8 +242,12 @@ async fn observe(session: &mut Session, worlds: &mut Worlds) {
     let world: Option<Arc<World>> = worlds.borrow_and_update().clone();
     let Some(world) = world else { return };
     let keys = session.turn_to(&world);
+    look(session, &keys, &world).await;
+}
+
+async fn look(session: &mut Session, keys: &[Key], world: &World) {
     for keys in keys.chunks(KEYS_AT_ONCE) {
-        keys.iter().for_each(|key| session.look(key, &world));
+        keys.iter().for_each(|key| session.look(key, world));
         tokio::task::yield_now().await;
     }
 }
@@ -249,7 +277,7 @@ mod tests {
     use super::*;
     use crate::hub::Hub;
     use crate::progress::Progress;
-    use crate::serve::session::tests::{facts, mesh};
+    use crate::serve::session::tests::{PLENTY, facts, mesh};
 
     #[tokio::test]
     async fn a_stream_with_thousands_of_keys_lets_others_have_their_turn() {
@@ -261,6 +289,7 @@ mod tests {
         };
         let hello = wire::Hello { held: (1..=5000).map(held).collect(), ..wire::Hello::default() };
         let mut session = Session::open(hello, "shop", "web").unwrap();
+        session.take_in(PLENTY);
         hub.publish(facts(&[1]), Progress::of("directory", 1), Instant::now());
         let turns = Arc::new(AtomicUsize::new(0));
         let counting = turns.clone();

@@ -46,6 +46,15 @@ fn tls(issuer: &Issuer, id: &str) -> MeshTls {
     tls
 }
 
+fn config(admission: AdmissionLimits) -> ServeConfig {
+    ServeConfig {
+        replica: "replica-a".to_owned(),
+        trust_domain: "cluster.local".to_owned(),
+        admission,
+        stream_life: Duration::from_secs(1800),
+    }
+}
+
 impl Control {
     async fn start(streams: usize) -> Self {
         let limits = AdmissionLimits { streams, per_second: 5000.0, burst: 5000.0, pods_per_address: None };
@@ -55,15 +64,10 @@ impl Control {
     async fn start_with(admission: AdmissionLimits) -> Self {
         let (issuer, _) = Issuer::create(&"cluster.local".parse().unwrap(), SystemTime::now()).unwrap();
         let (trigger, shutdown) = Shutdown::pair();
-        let config = ServeConfig {
-            replica: "replica-a".to_owned(),
-            trust_domain: "cluster.local".to_owned(),
-            admission,
-            stream_life: Duration::from_secs(1800),
-        };
         let mut registry = Registry::default();
         let (hub, metrics) = (Hub::new(mesh(), Instant::now()), Metrics::register(&mut registry));
-        let service = DiscoveryService::new(config, hub.clone(), metrics.clone(), shutdown.clone()).into_server();
+        let service =
+            DiscoveryService::new(config(admission), hub.clone(), metrics.clone(), shutdown.clone()).into_server();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let connections = incoming(

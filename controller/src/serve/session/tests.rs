@@ -51,13 +51,18 @@ pub(crate) fn world(position: u64, endpoints: &[u8]) -> World {
     )
 }
 
+/// Room for all.
+pub(crate) const PLENTY: Room = Room { keys: usize::MAX, line: 0, is_spare: true };
+
 pub(crate) fn web() -> Key {
     Key::Endpoints(ServicePort::new("shop", "web", 80))
 }
 
 fn session(mark: u64, held: Vec<wire::Held>) -> Session {
     let mark = Some(Progress::of("directory", mark).to_wire());
-    Session::open(wire::Hello { mark, held, ..wire::Hello::default() }, "shop", "client").unwrap()
+    let mut session = Session::open(wire::Hello { mark, held, ..wire::Hello::default() }, "shop", "client").unwrap();
+    session.take_in(PLENTY);
+    session
 }
 
 fn request(kind: wire::discover_request::Kind) -> wire::DiscoverRequest {
@@ -67,6 +72,9 @@ fn request(kind: wire::discover_request::Kind) -> wire::DiscoverRequest {
 pub(crate) fn subscribe(session: &mut Session, key: &Key, world: &World) {
     let kind = wire::discover_request::Kind::Subscribe(wire::Subscribe { key: Some(wire_key(key)) });
     session.receive(request(kind), Some(world)).unwrap();
+    for key in session.take_in(PLENTY) {
+        session.look(&key, world);
+    }
 }
 
 fn sent(session: &mut Session) -> Vec<(Key, Option<usize>)> {
@@ -160,6 +168,7 @@ fn nothing_before_the_first_facts() {
     let mut session = session(0, Vec::new());
     let kind = wire::discover_request::Kind::Subscribe(wire::Subscribe { key: Some(wire_key(&web())) });
     session.receive(request(kind), None).unwrap();
+    session.take_in(PLENTY);
     assert!(!session.has_update());
     session.observe(&world(1, &[1]));
     assert_eq!(sent(&mut session), [(web(), Some(1))]);
@@ -210,4 +219,35 @@ fn a_rejection_is_heard_with_its_reason_cut_short() {
     let reject = wire::Reject { key: Some(wire_key(&web())), reason: "x".repeat(1000), ..wire::Reject::default() };
     let heard = session.receive(request(wire::discover_request::Kind::Reject(reject)), None).unwrap();
     assert_eq!(heard, Heard::Rejected { key: web(), reason: "x".repeat(MAX_REASON) });
+}
+
+#[test]
+fn what_there_is_no_room_for_is_answered_once_there_is() {
+    let mut session = session(0, Vec::new());
+    let now = world(1, &[1]);
+    session.observe(&now);
+    let ask = |session: &mut Session, key: &Key| {
+        let kind = wire::discover_request::Kind::Subscribe(wire::Subscribe { key: Some(wire_key(key)) });
+        session.receive(request(kind), Some(&now)).unwrap();
+    };
+    let dialled = |port: u16| Key::Outbound(([10, 96, 0, 1], port).into());
+    for key in [dialled(80), web(), dialled(81), dialled(82), Key::Inbound, Key::Bundle, Key::Settings] {
+        ask(&mut session, &key);
+    }
+    let what_all_need = [Key::Inbound, Key::Bundle, Key::Settings];
+    assert_eq!(sent(&mut session).into_iter().map(|(key, _)| key).collect::<Vec<_>>(), what_all_need);
+    assert!(session.take_in(Room { keys: 0, line: 3, is_spare: false }).is_empty());
+    assert_eq!((session.subscriptions(), session.in_line(), session.left_out()), (3, 3, true), "who came last goes");
+    // Changes do not bring them in.
+    session.observe(&world(2, &[2]));
+    assert!(!session.has_update());
+    session.remove(&dialled(80));
+    let keys = session.take_in(Room { keys: 1, line: 3, is_spare: false });
+    assert_eq!(keys, [web()], "in the order they came");
+    session.look(&web(), &now);
+    assert_eq!(sent(&mut session), [(web(), Some(1))]);
+    assert_eq!((session.subscriptions(), session.in_line()), (4, 1));
+    // One that was left out may be asked for again.
+    ask(&mut session, &dialled(82));
+    assert_eq!(session.take_in(PLENTY), [dialled(81), dialled(82)]);
 }
