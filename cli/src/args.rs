@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::install::Way;
+use crate::install::preflight;
 use crate::kubernetes::ClusterArgs;
 use crate::output::Format;
 
@@ -352,6 +353,11 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 /// Reads `1.29`, `v1.29` or `v1.29.3` as the API server writes it.
 fn kube_version(text: &str) -> Result<String, String> {
     let numbers: Option<Vec<u32>> = text.trim_start_matches('v').split('.').map(|number| number.parse().ok()).collect();
+    if let Some([major, minor, ..]) = numbers.as_deref()
+        && let Some(needed) = preflight::needs_newer((*major, *minor))
+    {
+        return Err(needed);
+    }
     match numbers.as_deref() {
         Some([major, minor]) => Ok(format!("v{major}.{minor}.0")),
         Some([major, minor, patch]) => Ok(format!("v{major}.{minor}.{patch}")),
@@ -539,6 +545,9 @@ mod tests {
     fn versions_of_kubernetes() {
         for (text, expected) in [("1.29", Some("v1.29.0")), ("v1.30.4", Some("v1.30.4")), ("1", None), ("v1.x", None)] {
             assert_eq!(kube_version(text).ok().as_deref(), expected, "{text}");
+        }
+        for text in ["1.28", "v1.28.15", "0.99"] {
+            assert_eq!(kube_version(text), Err("the mesh needs 1.29 or newer (native sidecars)".to_owned()), "{text}");
         }
     }
 

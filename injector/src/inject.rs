@@ -171,8 +171,9 @@ fn version(image: &str) -> &str {
     }
 }
 
-/// Levels that refuse what the init container needs: the API server will refuse the pod after us, and say less.
-fn pod_security(namespace: &ObjectMeta) -> Option<String> {
+/// What refuses the init container: the API server will refuse the pod after us, and say less. It is one of the notes of an
+/// [`Injection`].
+pub fn pod_security(namespace: &ObjectMeta) -> Option<String> {
     let level = namespace.labels.as_ref()?.get(POD_SECURITY)?;
     let name = namespace.name.as_deref().unwrap_or("");
     ["baseline", "restricted"].contains(&level.as_str()).then(|| {

@@ -30,5 +30,5 @@ pub mod webhook;
 
 pub use config::Config;
 pub use decision::{Decision, Skipped, decide};
-pub use inject::{Injection, Outcome, inject};
+pub use inject::{Injection, Outcome, inject, pod_security};
 pub use settings::Settings;

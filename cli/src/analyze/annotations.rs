@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use injector::decision::{On, Skipped};
 use injector::settings::InvalidSetting;
-use injector::{Config, Decision, Outcome, Settings, decide, inject};
+use injector::{Config, Decision, Outcome, Settings, decide, inject, pod_security};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proto::names;
@@ -142,7 +142,16 @@ fn of_template(source: &Source, path: &str, context: &Context<'_>) -> Vec<Findin
     }
     let mut say = |severity, problem: String| found.push(source.finding(severity, &map, problem));
     match inject(&pod, namespace.unwrap_or(&unknown), context.config, None) {
-        Outcome::Injected(injection) => injection.notes.into_iter().for_each(|note| say(Severity::Warning, note)),
+        Outcome::Injected(injection) => {
+            let refused = namespace.and_then(pod_security);
+            for note in injection.notes {
+                if refused.as_ref() == Some(&note) {
+                    say(Severity::Error, format!("no pod can be made: {note}"));
+                } else {
+                    say(Severity::Warning, note);
+                }
+            }
+        }
         Outcome::Skipped(Skipped::Setting(_)) => {}
         Outcome::Skipped(Skipped::Invalid(word)) if word.on == On::Namespace => {}
         // Agents on the node's network are in every namespace: only where the pod itself asks does it matter.

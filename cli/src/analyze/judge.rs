@@ -61,9 +61,7 @@ pub fn judge(sources: &[Source], known: &Known) -> Judged {
                 findings.push(Finding { line, ..source.finding(Severity::Error, "", problem) });
             }
         }
-        findings.extend(source.unknown_fields().into_iter().map(|field| {
-            source.finding(Severity::Warning, &field, "no effect: nobody reads this field; is it mistyped?")
-        }));
+        findings.extend(unread_fields(source));
         if source.kind() == "HTTPRoute"
             && let Ok(route) = serde_json::from_value::<crd::GatewayRoute>(source.object.clone())
         {
@@ -77,6 +75,27 @@ pub fn judge(sources: &[Source], known: &Known) -> Judged {
     let context = Context { config: &known.config, namespaces: &namespaces };
     findings.extend(sources.iter().flat_map(|source| annotations::judge(source, &context)));
     Judged { objects: sources.len(), findings }
+}
+
+/// Fields without effect. What is in a cluster was typed well, or it would not be there.
+fn unread_fields(source: &Source) -> Vec<Finding> {
+    let in_cluster = source.place == Place::Cluster;
+    if in_cluster && source.kind() != "HTTPRoute" {
+        return Vec::new();
+    }
+    let is_known = |field: &str| {
+        let name = field.rsplit_once('.').map_or(field, |(_, name)| name);
+        source.kind() == "HTTPRoute" && NOT_FOLLOWED.contains(&name)
+    };
+    let say = |field: String| match (is_known(&field), in_cluster) {
+        (true, _) => Some(source.finding(Severity::Warning, &field, "no effect: the mesh does not follow it yet")),
+        (false, true) => None,
+        (false, false) => {
+            let problem = "no effect: nobody reads this field; is it mistyped?";
+            Some(source.finding(Severity::Warning, &field, problem))
+        }
+    };
+    source.unknown_fields().into_iter().filter_map(say).collect()
 }
 
 /// Objects of kinds that sound like ours, and are read by nobody.
@@ -102,7 +121,11 @@ fn of_header(source: &Source) -> Option<Finding> {
         "gateway.networking.k8s.io" if kind != "HTTPRoute" && kind.ends_with("Route") && names_a_service() => {
             say(Severity::Warning, format!("the mesh does not follow a {kind} yet: it has no effect on the Service"))
         }
-        group if group.ends_with(".istio.io") || group.ends_with(".linkerd.io") => say(
+        group if REFUSING.contains(&(group, kind)) => say(
+            Severity::Error,
+            format!("the mesh has no policy of this kind yet ({kind} of {group}): what it refused is accepted"),
+        ),
+        group if MESHES.iter().any(|mesh| group == *mesh || group.ends_with(&format!(".{mesh}"))) => say(
             Severity::Warning,
             format!("the mesh does not read {kind} of {group}: it has no effect; write an HTTPRoute where it routes"),
         ),
@@ -233,3 +256,20 @@ fn namespaces(sources: &[Source]) -> BTreeMap<String, ObjectMeta> {
     };
     sources.iter().filter(|source| source.kind() == "Namespace").filter_map(read).collect()
 }
+
+/// Domains of other meshes' kinds.
+const MESHES: [&str; 3] = ["istio.io", "linkerd.io", "smi-spec.io"];
+/// Kinds without which others get in.
+const REFUSING: [(&str, &str); 9] = [
+    ("security.istio.io", "PeerAuthentication"),
+    ("security.istio.io", "AuthorizationPolicy"),
+    ("security.istio.io", "RequestAuthentication"),
+    ("policy.linkerd.io", "Server"),
+    ("policy.linkerd.io", "ServerAuthorization"),
+    ("policy.linkerd.io", "AuthorizationPolicy"),
+    ("policy.linkerd.io", "MeshTLSAuthentication"),
+    ("policy.linkerd.io", "NetworkAuthentication"),
+    ("access.smi-spec.io", "TrafficTarget"),
+];
+/// Fields of Gateway API's HTTPRoute that are not mistyped (GEP-1731, GEP-1619, GEP-3793, GEP-1767, GEP-1494).
+const NOT_FOLLOWED: [&str; 5] = ["retry", "sessionPersistence", "useDefaultGateways", "cors", "externalAuth"];

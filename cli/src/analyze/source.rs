@@ -107,13 +107,12 @@ impl Source {
         Ok(objects.next())
     }
 
-    /// Fields nobody reads. The API server has dropped them from what is in a cluster.
+    /// Fields nobody reads. In a cluster there are only those that the API server knows: it has dropped the others.
     pub fn unknown_fields(&self) -> Vec<String> {
         let text;
         let document = match &self.place {
-            Place::Cluster => return Vec::new(),
             Place::Document { line, text, .. } => Document { line: *line, text },
-            Place::Item { .. } => {
+            Place::Cluster | Place::Item { .. } => {
                 text = self.object.to_string();
                 Document { line: 1, text: &text }
             }

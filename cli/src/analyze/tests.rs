@@ -165,6 +165,61 @@ fn what_has_no_effect_is_a_warning() {
 }
 
 #[test]
+fn kinds_of_other_meshes_that_refuse_are_errors() {
+    for (group, kind) in [
+        ("security.istio.io/v1", "PeerAuthentication"),
+        ("security.istio.io/v1beta1", "AuthorizationPolicy"),
+        ("policy.linkerd.io/v1beta3", "Server"),
+        ("policy.linkerd.io/v1beta1", "ServerAuthorization"),
+        ("policy.linkerd.io/v1alpha1", "AuthorizationPolicy"),
+        ("policy.linkerd.io/v1alpha1", "MeshTLSAuthentication"),
+        ("policy.linkerd.io/v1alpha1", "NetworkAuthentication"),
+    ] {
+        let text = format!("apiVersion: {group}\nkind: {kind}\nmetadata: {{name: a}}\n");
+        one(&text, &format!("× a.yaml:1: {kind} default/a: the mesh has no policy of this kind yet"));
+        assert!(lines(&text)[0].ends_with("what it refused is accepted"), "{text}");
+    }
+    for (group, kind) in [
+        ("linkerd.io/v1alpha2", "ServiceProfile"),
+        ("policy.linkerd.io/v1beta3", "HTTPRoute"),
+        ("split.smi-spec.io/v1alpha2", "TrafficSplit"),
+    ] {
+        let text = format!("apiVersion: {group}\nkind: {kind}\nmetadata: {{name: a}}\n");
+        one(&text, &format!("‼ a.yaml:1: {kind} default/a: the mesh does not read {kind}"));
+    }
+    let others = "apiVersion: notlinkerd.io/v1\nkind: Server\nmetadata: {name: a}\n";
+    assert_eq!(lines(others), ["√ 1 object, nothing to correct"]);
+}
+
+#[test]
+fn fields_of_gateway_api_that_are_not_followed_are_not_called_mistyped() {
+    for (field, value) in [("retry", "{attempts: 3, codes: [503]}"), ("sessionPersistence", "{sessionName: a}")] {
+        let text = SHOP.replace("  - backendRefs:", &format!("  - {field}: {value}\n    backendRefs:"));
+        let problem = format!("spec.rules[0].{field}: no effect: the mesh does not follow it yet");
+        one(&text, &format!("‼ a.yaml:42: HTTPRoute shop/web: {problem}"));
+        // In a cluster as well, where the API server knows the field.
+        let documents = text.split("---\n").map(|text| serde_yaml_ng::from_str(text).unwrap());
+        let mut sources: Vec<Source> = documents.map(Source::of_cluster).collect();
+        sources[3].object["metadata"]["managedFields"] = serde_json::json!([{"manager": "a"}]);
+        sources[3].object["spec"]["rules"][0]["fromTomorrow"] = true.into();
+        let analysis = Analysis::new(judge::judge(&sources, &Known::files()), None);
+        let found: Vec<&str> = analysis.findings.iter().map(|finding| finding.problem.as_str()).collect();
+        assert_eq!(found, ["no effect: the mesh does not follow it yet"], "{analysis:?}");
+    }
+}
+
+#[test]
+fn a_namespace_that_refuses_the_init_container_is_an_error() {
+    for level in ["restricted", "baseline"] {
+        let labels = format!("  labels: {{pod-security.kubernetes.io/enforce: {level}}}\n  annotations:");
+        let found = lines(&SHOP.replacen("  annotations:", &labels, 1));
+        assert!(found[0].starts_with("× a.yaml:27: Deployment shop/web: "), "{found:#?}");
+        assert!(found[0].contains("no pod can be made: the namespace's label"), "{found:#?}");
+        assert_eq!(found.len(), 2, "{found:#?}");
+    }
+}
+
+#[test]
 fn settings_of_pods_in_unknown_namespaces_are_read_all_the_same() {
     let deployment = SHOP.split("---\n").nth(2).unwrap();
     assert_eq!(lines(deployment), ["√ 1 object, nothing to correct"]);

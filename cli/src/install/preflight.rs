@@ -21,13 +21,14 @@ pub fn version(cluster: &Cluster) -> anyhow::Result<()> {
 
 /// A version that nobody understands is no reason to refuse.
 fn too_old(version: Option<(u32, u32)>, name: &str) -> Option<String> {
+    let needed = needs_newer(version?)?;
+    Some(format!("this cluster has Kubernetes {}; {needed}", crate::table::one_line(name)))
+}
+
+/// What to say of a version that is too old.
+pub fn needs_newer(version: (u32, u32)) -> Option<String> {
     let (major, minor) = OLDEST;
-    version.filter(|version| *version < OLDEST).map(|_| {
-        format!(
-            "this cluster has Kubernetes {}; the mesh needs {major}.{minor} or newer (native sidecars)",
-            crate::table::one_line(name)
-        )
-    })
+    (version < OLDEST).then(|| format!("the mesh needs {major}.{minor} or newer (native sidecars)"))
 }
 
 /// Refuses what Helm, or somebody who does as Helm does, installed.

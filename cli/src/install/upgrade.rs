@@ -55,6 +55,7 @@ pub async fn run(args: &UpgradeArgs, cluster: &ClusterArgs, format: Output) -> a
     let base = if args.reset_values { serde_json::Map::new().into() } else { record.values.clone() };
     let overrides = overrides(base, &args.values)?;
     if format == Output::Yaml {
+        preflight::version(&cluster)?;
         return output::print(&super::yaml(&super::desired(&overrides, &cluster.version.git_version)?));
     }
     if !args.plan {
