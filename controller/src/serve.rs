@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use controller_runtime::incoming::Peer;
-use controller_runtime::rate::Rate;
+use controller_runtime::rate::{Rate, Rates};
 use controller_runtime::shutdown::Shutdown;
 use controller_runtime::sources::{NoPlace, Place, Sources};
 use identity::SpiffeId;
@@ -64,6 +64,8 @@ pub(crate) struct Shared {
     shares: Arc<Shares>,
     /// Lines about those who want too much.
     complaints: Rate,
+    /// Lines about what proxies of an address say: anybody may say anything.
+    sayings: Rates<IpAddr>,
 }
 
 impl DiscoveryService {
@@ -74,7 +76,9 @@ impl DiscoveryService {
         let places = Sources::new(limits.streams, limits.streams_of_address());
         let shares = Arc::new(Shares::new(limits));
         let complaints = Rate::new(0.1, 10.0, Instant::now().into_std());
-        Self { shared: Arc::new(Shared { config, hub, metrics, shutdown, admission, places, shares, complaints }) }
+        let sayings = Rates::new(0.1, 10.0);
+        let shared = Shared { config, hub, metrics, shutdown, admission, places, shares, complaints, sayings };
+        Self { shared: Arc::new(shared) }
     }
 
     /// As tonic serves it, with limits on what a message may hold.
@@ -131,6 +135,11 @@ impl Shared {
         };
         self.complain(used_up, address, id);
         Err(own_pause())
+    }
+
+    /// Whether what a proxy of this address says deserves a line, however many streams it opens to say so.
+    fn may_note(&self, address: IpAddr) -> bool {
+        self.sayings.take(address.to_canonical(), Instant::now().into_std())
     }
 
     /// A line for people, not one for each time.

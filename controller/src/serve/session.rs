@@ -184,7 +184,8 @@ impl Session {
             Some(Kind::Acknowledge(_)) => return Ok(Heard::Acknowledged),
             Some(Kind::Reject(reject)) => {
                 let reason = reject.reason.chars().take(MAX_REASON).collect();
-                return Ok(key(reject.key)?.map_or(Heard::Nothing, |key| Heard::Rejected { key, reason }));
+                let key = key(reject.key)?.filter(|key| self.subscriptions.contains_key(key));
+                return Ok(key.map_or(Heard::Nothing, |key| Heard::Rejected { key, reason }));
             }
             // A message of a newer proxy.
             None => {}

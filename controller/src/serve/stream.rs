@@ -195,10 +195,11 @@ impl DiscoveryStream {
             }
             Heard::Rejected { key, reason } => {
                 self.open.shared.metrics.rejected.inc();
-                // Said of each key once, and not without end.
-                if rejected.len() >= MOST_REJECTED || !rejected.insert(key.clone()) {
+                // Said of each key once.
+                if rejected.contains(key) || !self.open.shared.may_note(self.address) {
                     return;
                 }
+                rejected.insert(key.clone());
                 tracing::warn!(proxy = self.proxy, ?key, reason, "proxy rejects a version and keeps the one before");
             }
         }
@@ -218,6 +219,9 @@ impl DiscoveryStream {
             *since = Some(Instant::now());
             let mark = session.mark();
             self.open.shared.hub.want(mark);
+            if !self.open.shared.may_note(self.address) {
+                return;
+            }
             tracing::warn!(proxy = self.proxy, %mark, "this replica is behind what the proxy has seen; it answers nothing");
         }
     }
@@ -263,7 +267,6 @@ fn draining_pause() -> Duration {
 
 /// A fraction of a millisecond's work.
 const KEYS_AT_ONCE: usize = 100;
-const MOST_REJECTED: usize = 100;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How long a proxy waits for a replica that is behind before it should try another.

@@ -217,7 +217,10 @@ fn what_no_proxy_of_ours_sends_ends_the_stream() {
 fn a_rejection_is_heard_with_its_reason_cut_short() {
     let mut session = session(0, Vec::new());
     let reject = wire::Reject { key: Some(wire_key(&web())), reason: "x".repeat(1000), ..wire::Reject::default() };
-    let heard = session.receive(request(wire::discover_request::Kind::Reject(reject)), None).unwrap();
+    let reject = request(wire::discover_request::Kind::Reject(reject));
+    assert_eq!(session.receive(reject.clone(), None), Ok(Heard::Nothing), "nobody asked for it");
+    subscribe(&mut session, &web(), &world(1, &[1]));
+    let heard = session.receive(reject, None).unwrap();
     assert_eq!(heard, Heard::Rejected { key: web(), reason: "x".repeat(MAX_REASON) });
 }
 

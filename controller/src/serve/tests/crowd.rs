@@ -122,6 +122,8 @@ async fn an_identity_of_thousands_of_pods_never_loses_discovery() {
         assert_eq!(share.hold(3, 4096 - 3).keys, 4096 - 3, "{n}");
         open.push((place, share));
     }
+    let said = (0..1000).filter(|_| shared.may_note([10, 8, 0, 1].into())).count();
+    assert!((10..20).contains(&said) && shared.may_note([10, 8, 0, 2].into()), "lines of an address: {said}");
     let id: SpiffeId = "spiffe://cluster.local/ns/default/sa/default".parse().unwrap();
     assert!(shared.enter([10, 9, 0, 1].into(), &id).is_err());
 }
