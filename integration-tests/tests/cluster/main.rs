@@ -15,6 +15,7 @@ mod nothing_fails;
 mod plain;
 mod pods;
 mod probes;
+mod prometheus;
 mod replicas;
 mod routes;
 mod sample;
