@@ -1,5 +1,7 @@
 //! [`Source`]: one object as it was written, and where each of its fields stands.
 
+use std::borrow::Cow;
+
 use crd::manifest::{self, Document, documents, line_of};
 use serde_json::Value;
 
@@ -89,16 +91,9 @@ impl Source {
 
     /// What the mesh reads it as; of another kind, nothing. Else the line, and what is wrong.
     pub fn parsed(&self) -> Result<Option<crd::Object>, (Option<usize>, String)> {
-        let text;
-        let document = match &self.place {
-            Place::Document { line, text, .. } => Document { line: *line, text },
-            Place::Cluster | Place::Item { .. } => {
-                text = self.object.to_string();
-                Document { line: 1, text: &text }
-            }
-        };
+        let (line, text) = self.text();
         let is_exact = matches!(self.place, Place::Document { .. });
-        let read = manifest::parse(document)
+        let read = manifest::parse(Document { line, text: &text })
             .map_err(|error| (if is_exact { Some(error.line) } else { self.line("") }, error.problem))?;
         let mut objects = read.into_iter().filter_map(|parsed| match parsed {
             crd::Parsed::Object(object, _) => Some(*object),
@@ -109,15 +104,16 @@ impl Source {
 
     /// Fields nobody reads. In a cluster there are only those that the API server knows: it has dropped the others.
     pub fn unknown_fields(&self) -> Vec<String> {
-        let text;
-        let document = match &self.place {
-            Place::Document { line, text, .. } => Document { line: *line, text },
-            Place::Cluster | Place::Item { .. } => {
-                text = self.object.to_string();
-                Document { line: 1, text: &text }
-            }
-        };
-        manifest::unknown_fields(document).into_iter().map(|unknown| unknown.field).collect()
+        let (line, text) = self.text();
+        manifest::unknown_fields(Document { line, text: &text }).into_iter().map(|unknown| unknown.field).collect()
+    }
+
+    /// What the parser reads: as it was written, where it was written alone; the line it begins at.
+    fn text(&self) -> (usize, Cow<'_, str>) {
+        match &self.place {
+            Place::Document { line, text, .. } => (*line, Cow::Borrowed(text)),
+            Place::Cluster | Place::Item { .. } => (1, Cow::Owned(self.object.to_string())),
+        }
     }
 
     fn finding_at(&self, severity: Severity, field: &str, line: Option<usize>, problem: impl Into<String>) -> Finding {

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use integration_tests::cluster::{Cluster, Namespace, server_manifest};
 use integration_tests::mesh::eventually;
+use proto::names;
+
+use super::away::Away;
 
 /// A new namespace has the bundle at once; deleted or changed, it comes back; Kubernetes' own namespaces have none.
 #[test]
@@ -50,15 +53,7 @@ fn an_application_waits_for_its_certificate() {
     cluster.meshctl(&["install"]).unwrap();
     let namespace = cluster.namespace("uncertified").unwrap();
     namespace.kubectl(&["annotate", "namespace", &namespace.name, "meshctl.io/inject=enabled"]).unwrap();
-    let _signed = Signed(cluster.clone());
-    let scale = |replicas: &str| {
-        let flag = format!("--replicas={replicas}");
-        cluster.kubectl(&["--namespace=mesh-system", "scale", "deployment/mesh-identity", &flag]).unwrap();
-        let pods = ["get", "pods", "--selector=app.kubernetes.io/name=mesh-identity", "--output=name"];
-        let count = || cluster.kubectl(&[&["--namespace=mesh-system"], &pods[..]].concat()).unwrap().lines().count();
-        eventually(Duration::from_secs(30), || count().to_string() == replicas).unwrap();
-    };
-    scale("0");
+    let away = Away::send(&cluster, names::IDENTITY_ACCOUNT);
     namespace.apply(&server_manifest("web", 1)).unwrap();
     let state = |path: &str| {
         let path = format!("--output=jsonpath={{.items[0].status.{path}}}");
@@ -74,17 +69,8 @@ fn an_application_waits_for_its_certificate() {
         looks > 5
     })
     .unwrap();
-    scale("1");
+    drop(away);
     namespace.rolled_out().unwrap();
-}
-
-/// At its end somebody signs certificates again.
-struct Signed(Cluster);
-
-impl Drop for Signed {
-    fn drop(&mut self) {
-        let _ = self.0.kubectl(&["--namespace=mesh-system", "scale", "deployment/mesh-identity", "--replicas=1"]);
-    }
 }
 
 fn bundle(cluster: &Cluster, namespace: &str) -> anyhow::Result<String> {

@@ -7,6 +7,8 @@ use integration_tests::cluster::{Cluster, Namespace, container, deployment_manif
 use integration_tests::mesh::{admin, eventually};
 use proto::names::{self, metric};
 
+use super::away::Away;
+
 /// The first connections of an application and of its own init container go through the mesh. Pods that cannot be injected run
 /// without a proxy; their ReplicaSets' events, the injector's metric and `check` say why. Of two annotations the pod's own is obeyed, and
 /// an event says so.
@@ -92,7 +94,7 @@ fn without_an_injector_only_those_who_asked_for_it_wait() {
     cluster.meshctl(&["install"]).unwrap();
     let asked = cluster.namespace("waiting").unwrap();
     cluster.kubectl(&["annotate", "namespace", "waiting", "meshctl.io/inject=enabled"]).unwrap();
-    let away = Away::send(&cluster);
+    let away = Away::send(&cluster, names::INJECTOR_ACCOUNT);
     let others = cluster.namespace("others").unwrap();
     let server = pause("web", "");
     asked.apply(&[&server[..], &pause("refuses", "meshctl.io/inject: disabled")].concat()).unwrap();
@@ -114,32 +116,6 @@ fn without_an_injector_only_those_who_asked_for_it_wait() {
     asked.wait_for("deployment/web", "{.status.readyReplicas}", |ready| ready == "1").unwrap();
     assert!(is_injected(&asked, "web"));
     assert!(!is_injected(&others, "web"));
-}
-
-/// No injector runs while this lives.
-struct Away<'a>(&'a Cluster);
-
-impl<'a> Away<'a> {
-    fn send(cluster: &'a Cluster) -> Self {
-        let away = Self(cluster);
-        away.scale(0);
-        let selector = format!("--selector=app.kubernetes.io/name={}", names::INJECTOR_ACCOUNT);
-        let gone = ["wait", "--for=delete", "pod", &selector, "--namespace=mesh-system", "--timeout=60s"];
-        cluster.kubectl(&gone).unwrap();
-        away
-    }
-
-    fn scale(&self, replicas: u32) {
-        let deployment = format!("deployment/{}", names::INJECTOR_ACCOUNT);
-        let replicas = format!("--replicas={replicas}");
-        self.0.kubectl(&["scale", &deployment, &replicas, "--namespace=mesh-system"]).unwrap();
-    }
-}
-
-impl Drop for Away<'_> {
-    fn drop(&mut self) {
-        self.scale(1);
-    }
 }
 
 /// A Job whose init container and application each send one request, as the first thing they do.

@@ -4,6 +4,7 @@
 
 mod account;
 mod analyze;
+mod away;
 mod capture;
 mod charts;
 mod cli;
