@@ -29,7 +29,7 @@ pub fn pod(object: &core::Pod) -> Result<Workload, Invalid> {
     let spec = object.spec.as_ref();
     let host_network = spec.is_some_and(|spec| spec.host_network == Some(true));
     let opaque_ports = metadata.annotations.get(OPAQUE_PORTS).map(|text| PortSet::parse(text)).unwrap_or_default();
-    let redirect = spec.filter(|_| !host_network).and_then(redirect);
+    let redirect = spec.and_then(redirect);
     let meshed = redirect.is_some();
     // What Kubernetes runs a pod as that names no account.
     let account = || spec.and_then(|spec| spec.service_account_name.clone()).filter(|name| !name.is_empty());
@@ -49,13 +49,22 @@ pub fn pod(object: &core::Pod) -> Result<Workload, Invalid> {
     })
 }
 
+/// Whether a pod of this spec, which may be that of a template, has a proxy: our init container redirects its connections
+/// to our sidecar. Containers that are called as ours are may be somebody's own, and annotations say what was meant.
+pub fn has_proxy(spec: &core::PodSpec) -> bool {
+    redirect(spec).is_some()
+}
+
 fn metadata_says_it_stays(object: &ObjectMeta) -> bool {
     object.deletion_timestamp.is_none()
 }
 
-/// The container that redirects connections to our sidecar, where both are there: a container of one of the names alone
-/// may be somebody's own.
+/// The container that redirects connections to our sidecar, where both are there. In the node's own network there is
+/// nothing to redirect.
 fn redirect(spec: &core::PodSpec) -> Option<&core::Container> {
+    if spec.host_network == Some(true) {
+        return None;
+    }
     let named = |name| spec.init_containers.iter().flatten().find(move |container| container.name == name);
     let is_init = |init: &&core::Container| arguments(init).next() == Some("init") && !is_sidecar(init);
     named(INIT_CONTAINER).filter(is_init).filter(|_| named(PROXY_CONTAINER).is_some_and(is_sidecar))
@@ -168,8 +177,12 @@ status: {phase: Running, podIP: 10.1.0.2, podIPs: [{ip: 10.1.0.2}, {ip: 'fd00::2
     fn who_has_a_proxy() {
         let account = |from: &str, to: &str| {
             assert!(MESHED.contains(from), "{from}");
-            read(&MESHED.replace(from, to)).service_account
+            let object: core::Pod = serde_yaml_ng::from_str(&MESHED.replace(from, to)).unwrap();
+            let account = pod(&object).unwrap().service_account;
+            assert_eq!(has_proxy(object.spec.as_ref().unwrap()), account.is_some());
+            account
         };
+        assert_eq!(account("name: cart-7f9c-x", "name: other").as_deref(), Some("cart"));
         assert_eq!(account("name: mesh-init", "name: another"), None, "a container of its own of that name");
         assert_eq!(account("[init, ", "[sleep, "), None, "another of its own");
         assert_eq!(account("name: mesh-proxy", "name: another"), None, "without a proxy");
@@ -177,8 +190,8 @@ status: {phase: Running, podIP: 10.1.0.2, podIPs: [{ip: 10.1.0.2}, {ip: 'fd00::2
         let moved =
             MESHED.replace("name: mesh-proxy", "name: another").replace("name: cart, image", "name: mesh-proxy, image");
         assert_eq!(read(&moved).service_account, None, "no sidecar");
-        let host = MESHED.replace("nodeName: node-1", "hostNetwork: true");
-        assert_eq!((read(&host).service_account, read(&host).host_network), (None, true));
+        assert_eq!(account("nodeName: node-1", "hostNetwork: true"), None);
+        assert!(read(&MESHED.replace("nodeName: node-1", "hostNetwork: true")).host_network);
         let nameless = MESHED.replace("serviceAccountName: cart", "restartPolicy: Always");
         assert_eq!(read(&nameless).service_account.as_deref(), Some("default"));
     }
