@@ -4,21 +4,22 @@
 //! stream that subscribes to it. A world never changes; a change of facts is a new world.
 //!
 //! What is shared is what the facts have so many of: anybody may ask for any address and any name, and whatever is foreign
-//! or absent is one value for all. Pods have as many addresses as there are ports, and get half of the places at most.
+//! or absent is one value for all. So is whatever differs by the port alone: a workload's addresses are as many as there
+//! are ports, its values as many as there are [kinds](PortKind) of them, and the port is written in where one is told.
 //!
 //! Two positions belong to facts: where they last changed ([`World::progress`], which proxies are told and remember), and
 //! how far they are known to hold ([`World::is_behind`]), which grows while nothing changes. Comparing what one replica
 //! knows with where another's facts last changed keeps a quiet replica from looking as if it were behind.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 
 use parking_lot::Mutex;
 use policy::{Outbound, ServicePort};
 use prost::Message;
 use proto::discovery as wire;
-use resolve::{Audience, Caller, Facts, Mesh};
+use resolve::{Audience, Caller, Dialled, Direct, Facts, Mesh, PortKind};
 use tokio::time::Instant;
 
 use crate::progress::Progress;
@@ -39,7 +40,7 @@ pub enum Key {
     Endpoints(ServicePort),
 }
 
-/// SHA-256 of a value's encoding, the first 16 bytes.
+/// SHA-256 of a value's encoding, the first 16 bytes: tells versions of one key apart, and no more.
 pub type Hash = [u8; 16];
 
 /// One value, encoded.
@@ -47,8 +48,8 @@ pub type Hash = [u8; 16];
 pub struct Value {
     /// What tells versions apart.
     pub hash: Hash,
-    /// The value as it goes over the wire.
-    pub wire: wire::update::Value,
+    /// The value as it goes over the wire, but for the port where it is that of a workload that was dialled.
+    wire: wire::update::Value,
     /// Where endpoints are, sorted; empty for values of other kinds.
     addresses: Vec<SocketAddr>,
 }
@@ -71,19 +72,14 @@ pub struct World {
 #[derive(Debug, Default)]
 struct Values {
     made: HashMap<(Key, Audience), Arc<Value>>,
-    /// Of these, values of [`Bound::Ports`].
-    of_ports: usize,
+    workloads: HashMap<(IpAddr, Audience), Arc<DirectValues>>,
 }
 
-/// How many values of a sort there can be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Bound {
-    /// As many as the facts have Services and ports.
-    Facts,
-    /// As many as pods have ports that somebody could dial.
-    Ports,
-    /// One for each proxy, which nobody else asks for.
-    Proxies,
+/// A workload that is dialled by its own address, and the values made of it.
+#[derive(Debug)]
+struct DirectValues {
+    direct: Direct,
+    made: Mutex<HashMap<PortKind, Arc<Value>>>,
 }
 
 impl World {
@@ -138,24 +134,38 @@ impl World {
 
     /// The value of a key, for this caller.
     pub fn value(&self, key: &Key, caller: &Caller) -> Arc<Value> {
-        let shared = (key.clone(), self.audience(key, caller));
+        let audience = self.audience(key, caller);
+        if let Key::Outbound(address) = key {
+            let address = canonical(*address);
+            if let Dialled::Workload(workload) = resolve::dialled(&self.facts, address, &audience) {
+                let make = || Direct::of(&self.facts, &self.mesh, address.ip(), workload);
+                return self.workload(address.ip(), audience, make).value(address.port());
+            }
+        }
+        let shared = (key.clone(), audience);
         if let Some(value) = self.values.lock().made.get(&shared) {
             return value.clone();
         }
         // Made outside the lock: two streams may make the same value at once, and one of them is dropped.
-        let (bound, value) = self.make(key, &shared.1);
+        let (is_shared, value) = self.make(key, &shared.1);
         let mut values = self.values.lock();
-        let has_place = match bound {
-            None | Some(Bound::Proxies) => false,
-            Some(Bound::Facts) => values.made.len() < MAX_SHARED,
-            Some(Bound::Ports) => values.of_ports < MAX_SHARED / 2 && values.made.len() < MAX_SHARED,
-        };
-        if !has_place || values.made.contains_key(&shared) {
+        if !is_shared || values.made.len() >= MAX_SHARED {
             return values.made.get(&shared).cloned().unwrap_or(value);
         }
-        values.of_ports += usize::from(bound == Some(Bound::Ports));
-        values.made.insert(shared, value.clone());
-        value
+        values.made.entry(shared).or_insert(value).clone()
+    }
+
+    fn workload(&self, address: IpAddr, audience: Audience, make: impl FnOnce() -> Direct) -> Arc<DirectValues> {
+        let shared = (address, audience);
+        if let Some(workload) = self.values.lock().workloads.get(&shared) {
+            return workload.clone();
+        }
+        let made = Arc::new(DirectValues { direct: make(), made: Mutex::default() });
+        let mut values = self.values.lock();
+        if values.workloads.len() >= MAX_SHARED {
+            return values.workloads.get(&shared).cloned().unwrap_or(made);
+        }
+        values.workloads.entry(shared).or_insert(made).clone()
     }
 
     fn audience(&self, key: &Key, caller: &Caller) -> Audience {
@@ -167,27 +177,23 @@ impl World {
         }
     }
 
-    /// A value, and how many of its sort there can be; not how many there are of what is the same for all.
-    fn make(&self, key: &Key, audience: &Audience) -> (Option<Bound>, Arc<Value>) {
+    /// A value, and whether there are only so many of its sort that they are worth a place.
+    fn make(&self, key: &Key, audience: &Audience) -> (bool, Arc<Value>) {
         use wire::update::Value as Wire;
         let mut addresses = Vec::new();
-        let mut bound = Bound::Facts;
         let wire = match key {
             Key::Bundle => self.bundle.as_ref().map(|pem| Wire::Bundle(wire::Bundle { pem: pem.to_string() })),
             Key::Settings => Some(Wire::Settings(encode::settings(&self.mesh))),
             Key::Inbound => match audience {
                 Audience::Workload(caller) => {
-                    bound = Bound::Proxies;
                     resolve::inbound(&self.facts, &self.mesh, caller).map(|it| Wire::Inbound(encode::inbound(&it)))
                 }
                 Audience::Everybody | Audience::Namespace(_) | Audience::Node(_) => None,
             },
             Key::Outbound(address) => {
                 let outbound = resolve::outbound(&self.facts, &self.mesh, canonical(*address), audience);
-                match outbound {
-                    Some(Outbound::Foreign) => return (None, FOREIGN.clone()),
-                    Some(Outbound::Workload(_)) => bound = Bound::Ports,
-                    Some(Outbound::Service(_)) | None => {}
+                if outbound == Some(Outbound::Foreign) {
+                    return (false, FOREIGN.clone());
                 }
                 outbound.map(|it| Wire::Outbound(encode::outbound(&it)))
             }
@@ -197,15 +203,39 @@ impl World {
             }),
         };
         match wire {
-            Some(wire) => (Some(bound), Arc::new(Value::new(wire, addresses))),
-            None => (None, ABSENT.clone()),
+            // A proxy's own is asked for by nobody else.
+            Some(wire) => (*key != Key::Inbound, Arc::new(Value::new(wire, addresses))),
+            None => (false, ABSENT.clone()),
         }
+    }
+}
+
+impl DirectValues {
+    fn value(&self, port: u16) -> Arc<Value> {
+        let kind = self.direct.kind(port);
+        let make = || {
+            let outbound = Outbound::Workload(self.direct.endpoint(kind));
+            Arc::new(Value::new(wire::update::Value::Outbound(encode::outbound(&outbound)), Vec::new()))
+        };
+        self.made.lock().entry(kind).or_insert_with(make).clone()
     }
 }
 
 impl Value {
     fn new(wire: wire::update::Value, addresses: Vec<SocketAddr>) -> Self {
         Self { hash: hash(&wire), wire, addresses }
+    }
+
+    /// As it goes over the wire in answer to a key.
+    pub fn message(&self, key: &Key) -> wire::update::Value {
+        let mut message = self.wire.clone();
+        if let wire::update::Value::Outbound(outbound) = &mut message
+            && let Some(wire::outbound::Target::Workload(endpoint)) = &mut outbound.target
+            && let Key::Outbound(address) = key
+        {
+            endpoint.address = Some(encode::socket_address(canonical(*address)));
+        }
+        message
     }
 
     /// Whether an endpoint of `before` is not here any more.
@@ -238,7 +268,8 @@ static FOREIGN: LazyLock<Arc<Value>> = LazyLock::new(|| {
     Arc::new(Value::new(foreign, Vec::new()))
 });
 
-/// Beyond these, values are made for each stream: a proxy that asks for every address there is fills no memory.
+/// Of workloads and of other values. Beyond these, they are made for each stream: a proxy that asks for everything there is
+/// fills no memory.
 const MAX_SHARED: usize = 100_000;
 
 #[cfg(test)]
@@ -247,7 +278,8 @@ mod cost;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::session::tests::world;
+    use crate::serve::session::Session;
+    use crate::serve::session::tests::{mesh, subscribe, world};
 
     fn caller(namespace: &str) -> Caller {
         Caller {
@@ -278,17 +310,67 @@ mod tests {
         let outbound = |address: [u8; 4], port: u16| Key::Outbound((address, port).into());
         let endpoints = |name: String| Key::Endpoints(ServicePort::new("shop", &name, 80));
         let foreign = value(outbound([192, 0, 2, 1], 1));
-        for n in 1..=60_000 {
+        for n in 1..=10_000 {
             assert!(Arc::ptr_eq(&foreign, &value(outbound([192, 0, 2, 7], n))));
             value(outbound([10, 96, 0, 1], n.max(81)));
             value(endpoints(format!("a{n}")));
-            value(outbound([10, 1, 0, 1], n));
         }
-        let values = world.values.lock();
-        assert_eq!((values.made.len(), values.of_ports), (MAX_SHARED / 2, MAX_SHARED / 2));
-        drop(values);
+        assert!(world.values.lock().made.is_empty());
         let web = endpoints("web".to_owned());
         assert!(Arc::ptr_eq(&value(web.clone()), &value(web)));
-        assert_eq!(world.values.lock().made.len(), MAX_SHARED / 2 + 1);
+        assert_eq!(world.values.lock().made.len(), 1);
+    }
+
+    /// As many streams as an address may have, with as many keys: half of all the ports of one pod.
+    #[test]
+    fn a_greedy_address_costs_as_many_values_as_a_pod_has_kinds_of_ports() {
+        let pod = serde_json::json!({
+            "metadata": {
+                "name": "victim",
+                "namespace": "shop",
+                "annotations": {"meshctl.io/opaque-ports": "3306,9000-9999"},
+            },
+            "spec": {
+                "initContainers": [
+                    {"name": "mesh-init", "image": "i", "args": ["init", "--skip-inbound-ports=5000-5999,9500-9600"]},
+                    {"name": "mesh-proxy", "image": "i", "restartPolicy": "Always"},
+                ],
+                "containers": [{"name": "app", "image": "i", "ports": [
+                    {"name": "http", "containerPort": 8080},
+                    {"name": "grpc", "containerPort": 5001},
+                ]}],
+            },
+            "status": {"podIP": "10.1.0.1"},
+        });
+        let pod = crd::pod::pod(&serde_json::from_value(pod).unwrap()).unwrap();
+        let facts = Facts::new([Arc::new(crd::Object::Workload(pod))]);
+        let world = World::new(Arc::new(facts), Arc::new(mesh()), None, Progress::of("directory", 1));
+        let mut values = std::collections::BTreeSet::new();
+        for stream in 0..512_u16 {
+            let mut session = Session::open(wire::Hello::default(), "evil", "evil").unwrap();
+            session.observe(&world);
+            for port in 1 + stream * 64..=(stream + 1) * 64 {
+                let key = Key::Outbound(([10, 1, 0, 1], port).into());
+                subscribe(&mut session, &key, &world);
+                values.insert(Arc::as_ptr(&world.value(&key, &caller("evil"))));
+                let Some(wire::update::Value::Outbound(outbound)) = session.next_update().unwrap().update.value else {
+                    panic!("{port}");
+                };
+                let Some(wire::outbound::Target::Workload(endpoint)) = outbound.target else { panic!("{port}") };
+                let protocol = match port {
+                    3306 | 9000..=9999 => wire::Protocol::Tcp,
+                    8080 => wire::Protocol::Http1,
+                    5001 => wire::Protocol::Grpc,
+                    _ => wire::Protocol::Undeclared,
+                };
+                assert_eq!(endpoint.address, Some(encode::socket_address(([10, 1, 0, 1], port).into())));
+                assert_eq!(endpoint.protocol(), protocol, "{port}");
+                let is_skipped = matches!(port, 5000..=5999 | 9500..=9600);
+                assert_eq!(endpoint.identity.is_empty(), is_skipped, "{port}");
+            }
+        }
+        assert_eq!(values.len(), 6, "as bytes, as HTTP/1 and undeclared; as bytes, as gRPC and undeclared in plain");
+        let values = world.values.lock();
+        assert_eq!((values.made.len(), values.workloads.len()), (0, 1));
     }
 }

@@ -3,6 +3,7 @@
 /// Ports and ranges of ports, as in `3306,6379,9000-9010`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PortSet {
+    /// Sorted; no two touch.
     ranges: Vec<(u16, u16)>,
 }
 
@@ -15,12 +16,22 @@ impl PortSet {
             let (first, last) = (first.trim().parse::<u16>().ok()?, last.trim().parse::<u16>().ok()?);
             (first != 0 && first <= last).then_some((first, last))
         };
-        Self { ranges: text.split(',').filter_map(range).collect() }
+        let mut written: Vec<(u16, u16)> = text.split(',').filter_map(range).collect();
+        written.sort_unstable();
+        let mut ranges: Vec<(u16, u16)> = Vec::new();
+        for (first, last) in written {
+            match ranges.last_mut() {
+                Some(before) if first <= before.1.saturating_add(1) => before.1 = before.1.max(last),
+                _ => ranges.push((first, last)),
+            }
+        }
+        Self { ranges }
     }
 
     /// Whether the port is in one of the ranges.
     pub fn contains(&self, port: u16) -> bool {
-        self.ranges.iter().any(|(first, last)| (*first..=*last).contains(&port))
+        let after = self.ranges.partition_point(|(first, _)| *first <= port);
+        after.checked_sub(1).is_some_and(|index| port <= self.ranges[index].1)
     }
 }
 
@@ -38,5 +49,11 @@ mod tests {
             assert!(!set.contains(port), "{port}");
         }
         assert_eq!(PortSet::parse(""), PortSet::default());
+        let all = PortSet::parse("7-9,1-65535,9,40000-65535");
+        assert_eq!(all, PortSet::parse("1-65535"));
+        assert!(all.contains(1) && all.contains(65535) && !all.contains(0));
+        let touching = PortSet::parse("5-6,1-2,3,9,20-21,10");
+        assert_eq!(touching, PortSet::parse("1-3,5-6,9-10,20-21"));
+        assert!([4, 7, 8, 11, 19, 22].iter().all(|port| !touching.contains(*port)));
     }
 }

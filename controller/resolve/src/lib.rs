@@ -36,6 +36,7 @@
 //! | `trafficDistribution`, topology hints | Not followed yet: all ready endpoints are used. |
 
 pub mod audience;
+pub mod direct;
 pub mod endpoints;
 pub mod facts;
 pub mod findings;
@@ -46,11 +47,12 @@ pub mod protocol;
 pub mod routes;
 
 pub use audience::Audience;
+pub use direct::{Direct, PortKind};
 pub use endpoints::endpoints;
 pub use facts::{Facts, Mesh};
 pub use findings::{Finding, Weight};
 pub use inbound::{Caller, inbound};
-pub use outbound::outbound;
+pub use outbound::{Dialled, dialled, outbound};
 
 #[cfg(test)]
 mod tests;

@@ -14,31 +14,50 @@
 
 use std::net::SocketAddr;
 
-use policy::{Outbound, Service, ServicePort};
+use crd::model::Workload;
+use policy::{Endpoint, Outbound, Service, ServicePort};
 
 use crate::audience::Audience;
-use crate::endpoints::endpoint;
+use crate::direct::Direct;
 use crate::facts::{Facts, Mesh};
 use crate::ports;
 use crate::routes::routes;
 
+/// What an address leads to.
+#[derive(Debug, Clone, Copy)]
+pub enum Dialled<'f> {
+    /// A Service, which need not have the port.
+    Service(&'f crd::Service),
+    /// A workload that has the address to itself, and so all of its ports.
+    Workload(&'f Workload),
+    /// A workload that has this port of its node's address.
+    HostPort(&'f Workload),
+    /// Nobody of ours.
+    Foreign,
+}
+
+/// What an address leads to for an audience.
+pub fn dialled<'f>(facts: &'f Facts, address: SocketAddr, audience: &Audience) -> Dialled<'f> {
+    let ip = address.ip();
+    let namespace = audience.namespace();
+    let cluster = || facts.service_at(ip).map(Dialled::Service);
+    let pod = || facts.pod_at(ip).map(Dialled::Workload);
+    let host = || facts.host_workload_at(address).map(Dialled::HostPort);
+    let outer = || facts.outer_service(address, namespace).map(Dialled::Service);
+    let external = || namespace.and_then(|namespace| facts.external_at(namespace, ip)).map(Dialled::Workload);
+    cluster().or_else(pod).or_else(host).or_else(outer).or_else(external).unwrap_or(Dialled::Foreign)
+}
+
 /// The target behind an address for an audience; `None` if there is a Service, but it has no such port.
 pub fn outbound(facts: &Facts, mesh: &Mesh, address: SocketAddr, audience: &Audience) -> Option<Outbound> {
-    if let Some(service) = facts.service_at(address.ip()) {
-        return through(facts, service, address.port());
+    match dialled(facts, address, audience) {
+        Dialled::Service(service) => through(facts, service, address.port()),
+        Dialled::Workload(workload) | Dialled::HostPort(workload) => {
+            let direct = Direct::of(facts, mesh, address.ip(), workload);
+            Some(Outbound::Workload(Endpoint { address, ..direct.endpoint(direct.kind(address.port())) }))
+        }
+        Dialled::Foreign => Some(Outbound::Foreign),
     }
-    let direct = |workload| {
-        let protocol = ports::of_address(facts, workload, address.port());
-        Outbound::Workload(endpoint(facts, mesh, workload, address, protocol))
-    };
-    if let Some(pod) = facts.pod_at(address.ip()).or_else(|| facts.host_workload_at(address)) {
-        return Some(direct(pod));
-    }
-    if let Some(service) = facts.outer_service(address, audience.namespace()) {
-        return through(facts, service, address.port());
-    }
-    let external = audience.namespace().and_then(|namespace| facts.external_at(namespace, address.ip()));
-    Some(external.map_or(Outbound::Foreign, direct))
 }
 
 fn through(facts: &Facts, service: &crd::Service, port: u16) -> Option<Outbound> {

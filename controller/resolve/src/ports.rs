@@ -10,6 +10,7 @@
 //! writes in the same breath as the rules: believed of a namespace that was annotated later, it would have peers speak
 //! plaintext to a proxy that is there.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crd::PortSet;
@@ -47,19 +48,11 @@ pub(crate) fn of_workload(facts: &Facts, workload: &Workload) -> Vec<InboundPort
             entry.protocol = protocol;
         }
     }
-    for port in ports.values_mut().filter(|port| is_opaque(facts, workload, port.port)) {
+    let opaque = opaque_of(facts, workload);
+    for port in ports.values_mut().filter(|port| opaque.contains(port.port)) {
         port.protocol = Protocol::Tcp;
     }
     ports.into_values().collect()
-}
-
-/// Protocol of one port of a workload, for connections that dial it directly.
-pub(crate) fn of_address(facts: &Facts, workload: &Workload, port: u16) -> Protocol {
-    if is_opaque(facts, workload, port) {
-        return Protocol::Tcp;
-    }
-    let ports = of_workload(facts, workload);
-    ports.iter().find(|declared| declared.port == port).map_or(Protocol::Undeclared, |declared| declared.protocol)
 }
 
 /// Protocol of a Service's port, for clients of the Service: also what the pods behind it say counts.
@@ -84,10 +77,16 @@ pub(crate) fn declared_by_service(facts: &Facts, service: &Service, port: &PortO
 
 /// Whether the workload's proxy takes the port for bytes.
 pub(crate) fn is_opaque(facts: &Facts, workload: &Workload, port: u16) -> bool {
+    opaque_of(facts, workload).contains(port)
+}
+
+/// The ports that the workload's proxy takes for bytes.
+pub(crate) fn opaque_of<'f>(facts: &Facts, workload: &'f Workload) -> Cow<'f, PortSet> {
     if workload.metadata.annotations.contains_key(OPAQUE_PORTS) {
-        return workload.opaque_ports.contains(port);
+        return Cow::Borrowed(&workload.opaque_ports);
     }
-    listed(opaque_in(facts, &workload.metadata.namespace), port)
+    let text = opaque_in(facts, &workload.metadata.namespace);
+    Cow::Owned(text.map(|text| PortSet::parse(text)).unwrap_or_default())
 }
 
 /// Declared by the Service, else by the kind of a route attached to it.

@@ -234,7 +234,7 @@ impl Session {
             key: Some(wire_key(&key)),
             hash: value.hash.to_vec().into(),
             as_of: Some(self.as_of.to_wire()),
-            value: Some(value.wire.clone()),
+            value: Some(value.message(&key)),
         };
         subscription.sent = Sent::Version(value);
         Some(Push { update, since })
