@@ -40,6 +40,8 @@ pub struct Election {
     seen: Option<Seen>,
     /// Until when we lead without another renewal.
     leads_until: Option<Instant>,
+    /// A write is under way, or its answer was not waited for: whether we hold the lease only a look can tell.
+    unanswered: bool,
     failing: bool,
 }
 
@@ -65,15 +67,20 @@ impl Election {
     pub fn new(client: Client, config: LeaseConfig) -> (Self, watch::Receiver<bool>) {
         let (leading, is_leader) = watch::channel(false);
         let api = Api::namespaced(client, &config.namespace);
-        (Self { api, config, leading, seen: None, leads_until: None, failing: false }, is_leader)
+        (Self { api, config, leading, seen: None, leads_until: None, unanswered: false, failing: false }, is_leader)
     }
 
     /// Leads whenever it can, until `shutdown`; returns when the lease is given back.
     pub async fn run(mut self, shutdown: Shutdown) {
+        let ends = || async {
+            shutdown.clone().requested().await;
+            // What is being written is written: without its answer the lease could not be given back.
+            sleep(LAST_ANSWER).await;
+        };
         loop {
             let pause = tokio::select! {
                 pause = self.turn() => pause,
-                () = shutdown.clone().requested() => break,
+                () = ends() => break,
             };
             tokio::select! {
                 () = sleep(pause) => {}
@@ -132,24 +139,29 @@ impl Election {
 
     /// Reads the lease if another may hold it, decides, acts; whether we hold it now.
     async fn step(&mut self, now: Instant) -> Result<bool, kube::Error> {
-        if self.leads_until.is_none() || self.seen.is_none() {
+        if self.leads_until.is_none() || self.seen.is_none() || self.unanswered {
             self.look(now).await?;
+            self.unanswered = false;
         }
         let step = decide(self.seen.as_ref(), &self.config.holder, now);
+        let parameters = PostParams::default();
         let written = match (step, &self.seen) {
             (Step::Wait, _) => return Ok(false),
             (Step::Create, _) | (_, None) => {
                 let metadata = ObjectMeta { name: Some(self.config.name.clone()), ..ObjectMeta::default() };
                 let lease = Lease { metadata, spec: Some(self.spec(&Lease::default())) };
-                self.api.create(&PostParams::default(), &lease).await?
+                self.unanswered = true;
+                self.api.create(&parameters, &lease).await
             }
             (Step::Take | Step::Renew, Some(seen)) => {
                 let mut lease = seen.lease.clone();
                 lease.spec = Some(self.spec(&lease));
-                self.api.replace(&self.config.name, &PostParams::default(), &lease).await?
+                self.unanswered = true;
+                self.api.replace(&self.config.name, &parameters, &lease).await
             }
         };
-        self.seen = Some(Seen { lease: written, since: now });
+        self.seen = Some(Seen { lease: written?, since: now });
+        self.unanswered = false;
         Ok(true)
     }
 
@@ -181,24 +193,32 @@ impl Election {
     }
 
     /// Gives the lease back, so that another replica need not wait for its end.
-    async fn release(self) {
-        if self.leads_until.is_none() {
-            return;
-        }
-        let Some(mut lease) = self.seen.map(|seen| seen.lease) else { return };
+    async fn release(mut self) {
         self.leading.send_replace(false);
+        let name = self.config.name.clone();
+        match timeout(RELEASE_TIMEOUT, self.give_back()).await {
+            Ok(Ok(true)) => tracing::info!(lease = name, "lease given back"),
+            Ok(Ok(false)) => {}
+            Ok(Err(error)) => tracing::warn!(lease = name, error = describe(&error), "lease not given back"),
+            Err(_) => tracing::warn!(lease = name, "lease not given back in time"),
+        }
+    }
+
+    /// Whether it was ours to give.
+    async fn give_back(&mut self) -> Result<bool, kube::Error> {
+        if self.unanswered {
+            self.look(Instant::now()).await?;
+        }
+        let seen = self.seen.take().map(|seen| seen.lease);
+        let Some(mut lease) = seen.filter(|lease| holder(lease) == Some(&self.config.holder)) else {
+            return Ok(false);
+        };
         let mut spec = lease.spec.unwrap_or_default();
         spec.holder_identity = None;
         spec.lease_duration_seconds = Some(1);
         lease.spec = Some(spec);
-        let parameters = PostParams::default();
-        match timeout(RELEASE_TIMEOUT, self.api.replace(&self.config.name, &parameters, &lease)).await {
-            Ok(Ok(_)) => tracing::info!(lease = self.config.name, "lease given back"),
-            Ok(Err(error)) => {
-                tracing::warn!(lease = self.config.name, error = describe(&error), "lease not given back")
-            }
-            Err(_) => tracing::warn!(lease = self.config.name, "lease not given back in time"),
-        }
+        self.api.replace(&self.config.name, &PostParams::default(), &lease).await?;
+        Ok(true)
     }
 }
 
@@ -234,6 +254,7 @@ const RENEW_EVERY: Duration = Duration::from_secs(5);
 const RETRY_EVERY: Duration = Duration::from_secs(2);
 const LEADS_FOR: Duration = Duration::from_secs(10);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
+const LAST_ANSWER: Duration = Duration::from_secs(2);
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[cfg(test)]

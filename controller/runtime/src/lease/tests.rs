@@ -15,6 +15,8 @@ struct Store {
     lease: Option<Lease>,
     version: u64,
     unreachable: bool,
+    /// How long what was written waits for its answer.
+    answers_after: Duration,
 }
 
 #[derive(Clone, Default)]
@@ -32,6 +34,10 @@ impl FakeServer {
                     std::future::pending::<()>().await;
                 }
                 let (code, answer) = server.answer(&head.method, &body);
+                let answers_after = server.0.lock().answers_after;
+                if head.method != http::Method::GET {
+                    sleep(answers_after).await;
+                }
                 let body = Body::from(serde_json::to_vec(&answer)?);
                 Ok::<_, tower::BoxError>(http::Response::builder().status(code).body(body)?)
             }
@@ -129,6 +135,31 @@ async fn one_of_two_leads_and_gives_it_back() {
     assert_eq!(server.holder().as_deref(), Some("second"));
     let transitions = server.0.lock().lease.as_ref().and_then(|lease| lease.spec.as_ref()?.lease_transitions);
     assert_eq!(transitions, Some(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_given_back_whatever_was_being_written() {
+    // The last answer is waited for, or it comes too late for that; at the first write, and at a renewal.
+    for (seconds, renews) in [(1, false), (3, false), (1, true), (3, true)] {
+        let server = FakeServer::default();
+        let mut first = server.candidate("first");
+        if renews {
+            first.until(true).await;
+        }
+        let before = {
+            let mut store = server.0.lock();
+            store.answers_after = Duration::from_secs(seconds);
+            store.version
+        };
+        while server.0.lock().version == before {
+            sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(server.holder().as_deref(), Some("first"));
+        first.stop.stop();
+        first.task.await.unwrap();
+        assert_eq!(server.holder(), None, "an answer after {seconds} s, renewed: {renews}");
+        assert!(!*first.leading.borrow());
+    }
 }
 
 #[tokio::test(start_paused = true)]
