@@ -8,9 +8,12 @@ use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use proto::Reason;
 use proto::names::PROXY_STATUS_NAME;
 
-use super::h1::write;
+use super::h1::connection::Connection;
+use super::h1::parse::Request;
+use super::h1::write::status_line;
 use super::head::ResponseHead;
 use crate::Error;
+use crate::stream::Stream;
 
 /// The response an error makes. `grpc`: as a trailers-only gRPC response, which is what gRPC clients understand.
 pub fn response(error: &Error, grpc: bool) -> Response<Bytes> {
@@ -41,9 +44,22 @@ pub fn grpc_status(response: &Response<Bytes>) -> Option<u16> {
     response.headers().get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
-/// Writes such a response as HTTP/1.1. `head`: the request was HEAD. `close`: no other request is read.
-pub fn write(response: &Response<Bytes>, head: bool, close: bool, out: &mut BytesMut) {
-    write::status_line(response.status(), out);
+/// Sends such a response to an HTTP/1 client, and says whether its next request can be read. If not the connection was ended: the
+/// body of a request that was not forwarded is still to come, or there was no request that could be read.
+pub async fn answer(response: &Response<Bytes>, request: Option<&Request>, client: &mut Connection<Stream>) -> bool {
+    let keep = request.is_some_and(|request| request.is_followed_by_another(&client.input));
+    let is_head = request.is_some_and(|request| request.head.method() == "HEAD");
+    write(response, is_head, !keep, &mut client.output);
+    if keep {
+        return client.write().await.is_ok();
+    }
+    client.write_and_close().await;
+    false
+}
+
+/// As HTTP/1.1. `head`: the request was HEAD. `close`: no other request is read.
+fn write(response: &Response<Bytes>, head: bool, close: bool, out: &mut BytesMut) {
+    status_line(response.status(), out);
     for (name, value) in response.headers() {
         out.put_slice(name.as_str().as_bytes());
         out.put_slice(b": ");

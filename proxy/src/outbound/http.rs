@@ -280,15 +280,7 @@ impl<'w> Lane<'w> {
             client.io.reset_on_drop();
             return Next::Close;
         }
-        // The body of a request that was not forwarded is still to come: the connection cannot be read any further.
-        let keep = request.is_some_and(|request| request.is_followed_by_another(&client.input));
-        let is_head = request.is_some_and(|request| request.head.method() == "HEAD");
-        respond::write(&response, is_head, !keep, &mut client.output);
-        if keep {
-            return if client.write().await.is_ok() { Next::Request } else { Next::Close };
-        }
-        client.write_and_close().await;
-        Next::Close
+        if respond::answer(&response, request, client).await { Next::Request } else { Next::Close }
     }
 }
 
