@@ -1,40 +1,55 @@
-//! `caBundle` of our webhooks: what the API server checks our certificate with.
+//! Whether the API server believes us: `caBundle` of our webhooks, which mesh-identity writes, against the certificate we serve
+//! with.
 //!
-//! It is the mesh's trust bundle, written whenever that, or the configuration object, changes. Only entries that differ
-//! are named in the patch, so several replicas that do the same do not disturb each other. Whoever resets it again and again is
-//! answered once a second.
+//! We only read it. Who may write a webhook configuration can have itself called for every object of the cluster, and we are
+//! called by whoever likes to.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::AtomicI64;
+use std::time::{Duration, SystemTime};
 
 use controller_runtime::health::Readiness;
-use controller_runtime::kubernetes::{describe, watch_named};
+use controller_runtime::kubernetes::watch_named;
 use futures_util::StreamExt;
-use k8s_openapi::ByteString;
-use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
-use kube::api::{Patch, PatchParams};
+use identity::{LeafCertificate, MeshTls, PeerRole, TrustBundle};
+use k8s_openapi::api::admissionregistration::v1::{MutatingWebhook, MutatingWebhookConfiguration};
 use kube::{Api, Client};
-use proto::names;
-use serde_json::{Value, json};
-use tokio::sync::watch;
-use tokio::time::Instant;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use proto::names::WEBHOOK_CONFIGURATION;
 
-/// Keeps every `caBundle` equal to the bundle; never returns.
-pub async fn keep(client: Client, mut bundle: watch::Receiver<Option<Arc<str>>>, readiness: Readiness) {
-    readiness.wait_for(CONDITION, "waiting for the trust bundle");
+/// What is known of it, for whoever scrapes us.
+#[derive(Debug, Clone, Default)]
+pub struct Trusted(Gauge<i64, AtomicI64>);
+
+impl Trusted {
+    /// Puts `mesh_injector_ca_bundle_in_force` into the registry.
+    pub fn register(registry: &mut Registry) -> Self {
+        let trusted = Self::default();
+        registry.register(
+            "mesh_injector_ca_bundle_in_force",
+            "1 while the API server believes the certificate we serve with: every webhook has a caBundle that it chains to",
+            trusted.0.clone(),
+        );
+        trusted
+    }
+}
+
+/// Follows the configuration, and says what is wrong with it; never returns.
+///
+/// Not ready until it was right once. What is wrong later is a remark: there is nobody else whom the API server could call
+/// instead, and when it is mended it would have to hear of us anew.
+pub async fn follow(client: Client, tls: MeshTls, readiness: Readiness, trusted: Trusted) {
+    readiness.wait_for(CONDITION, "waiting for the webhook configuration");
     let api = Api::<MutatingWebhookConfiguration>::all(client);
-    let mut objects = std::pin::pin!(watch_named(api.clone(), names::WEBHOOK_CONFIGURATION));
-    let (mut current, mut pace, mut failing) = (None, Pace::default(), false);
+    let mut objects = std::pin::pin!(watch_named(api, WEBHOOK_CONFIGURATION));
+    let mut ticks = tokio::time::interval(EVERY);
+    let (mut current, mut failing, mut told) = (None, false, Told::default());
     loop {
-        let again = pace.again;
         tokio::select! {
             object = objects.next() => match object {
                 Some(Ok(object)) => {
                     failing = false;
-                    if object.is_none() {
-                        tracing::warn!(name = names::WEBHOOK_CONFIGURATION, "there is no MutatingWebhookConfiguration; nothing is injected");
-                    }
-                    current = object;
+                    current = Some(object);
                 }
                 Some(Err(error)) => {
                     if !std::mem::replace(&mut failing, true) {
@@ -44,137 +59,150 @@ pub async fn keep(client: Client, mut bundle: watch::Receiver<Option<Arc<str>>>,
                 }
                 None => std::future::pending().await,
             },
-            changed = bundle.changed() => if changed.is_err() {
-                std::future::pending().await
-            },
-            () = async { tokio::time::sleep_until(again.unwrap_or_else(Instant::now)).await }, if again.is_some() => {}
+            // Another certificate of ours, or one that has ended.
+            _ = ticks.tick() => {}
         }
-        let wanted = bundle.borrow_and_update().clone();
-        if let Some(wanted) = wanted.filter(|_| pace.may_write(Instant::now())) {
-            let written = write(&api, current.as_ref(), &wanted, &readiness).await;
-            pace.wrote(written, Instant::now());
+        if let (Some(object), Some(leaf)) = (&current, tls.leaf()) {
+            told.tell(look(object.as_ref(), &leaf, SystemTime::now()), &readiness, &trusted);
         }
     }
 }
 
-/// What came of a look at the object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Written {
-    /// Nothing had to be.
-    Nothing,
-    Something,
-    Failed,
+/// Whether the API server would call us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Look {
+    Right,
+    /// It has nobody to call.
+    Missing,
+    /// It would not believe us, for this reason.
+    Wrong(String),
 }
 
-/// When to write.
+/// What was said last.
 #[derive(Debug, Default)]
-struct Pace {
-    /// Not before.
-    quiet: Option<Instant>,
-    /// Whatever happens, then.
-    again: Option<Instant>,
+struct Told {
+    was_right: bool,
+    last: Option<Look>,
 }
 
-impl Pace {
-    /// Whether it may be now; if not, it will be later.
-    fn may_write(&mut self, now: Instant) -> bool {
-        self.again = self.quiet.filter(|quiet| now < *quiet);
-        self.again.is_none()
-    }
-
-    fn wrote(&mut self, written: Written, now: Instant) {
-        self.again = (written == Written::Failed).then(|| now + AGAIN);
-        if written == Written::Something {
-            self.quiet = Some(now + QUIET);
+impl Told {
+    fn tell(&mut self, look: Look, readiness: &Readiness, trusted: &Trusted) {
+        trusted.0.set((look == Look::Right).into());
+        if self.last.as_ref() == Some(&look) {
+            return;
         }
+        let remark = match &look {
+            Look::Right => {
+                tracing::info!("the API server can check our certificate");
+                None
+            }
+            Look::Missing => {
+                tracing::warn!(
+                    name = WEBHOOK_CONFIGURATION,
+                    "there is no MutatingWebhookConfiguration; nothing is injected"
+                );
+                Some("there is no MutatingWebhookConfiguration; nothing is injected".to_owned())
+            }
+            Look::Wrong(reason) => {
+                tracing::warn!(reason, "the API server does not believe us; mesh-identity keeps caBundle");
+                Some(reason.clone())
+            }
+        };
+        self.was_right |= look == Look::Right;
+        match remark.clone().filter(|_| !self.was_right && look != Look::Missing) {
+            Some(reason) => readiness.wait_for(CONDITION, reason),
+            None => readiness.met(CONDITION),
+        }
+        readiness.remark(CONDITION, remark);
+        self.last = Some(look);
     }
 }
 
-async fn write(
-    api: &Api<MutatingWebhookConfiguration>,
-    current: Option<&MutatingWebhookConfiguration>,
-    wanted: &str,
-    readiness: &Readiness,
-) -> Written {
-    let Some(patch) = current.and_then(|current| patch(current, wanted)) else {
-        readiness.met(CONDITION);
-        return Written::Nothing;
-    };
-    let parameters = PatchParams { field_manager: Some("mesh-injector".to_owned()), ..PatchParams::default() };
-    let patch = Patch::Strategic(patch);
-    let patching = api.patch(names::WEBHOOK_CONFIGURATION, &parameters, &patch);
-    let error = match tokio::time::timeout(PATIENCE, patching).await {
-        Ok(Ok(_)) => {
-            tracing::info!("the API server knows the bundle that our certificate is checked with");
-            readiness.met(CONDITION);
-            return Written::Something;
-        }
-        Ok(Err(error)) => describe(&error),
-        Err(_) => format!("the API server does not answer within {PATIENCE:?}"),
-    };
-    tracing::warn!(error, "cannot write caBundle");
-    readiness.wait_for(CONDITION, error);
-    Written::Failed
+fn look(object: Option<&MutatingWebhookConfiguration>, leaf: &LeafCertificate, now: SystemTime) -> Look {
+    let Some(object) = object else { return Look::Missing };
+    let mut webhooks = object.webhooks.iter().flatten();
+    let wrong = webhooks.find_map(|webhook| Some((&webhook.name, wrong(webhook, leaf, now)?)));
+    wrong.map_or(Look::Right, |(name, wrong)| Look::Wrong(format!("{name} {wrong}")))
 }
 
-/// The entries that differ, by name, as a strategic merge patch has them; nothing where none does.
-fn patch(current: &MutatingWebhookConfiguration, wanted: &str) -> Option<Value> {
-    let wanted = ByteString(wanted.as_bytes().to_vec());
-    let webhooks: Vec<_> = current
-        .webhooks
-        .iter()
-        .flatten()
-        .filter(|webhook| webhook.client_config.ca_bundle.as_ref() != Some(&wanted))
-        .map(|webhook| json!({"name": webhook.name, "clientConfig": {"caBundle": wanted}}))
-        .collect();
-    // Entries that were renamed since are not made anew from a name and a bundle.
-    let version = &current.metadata.resource_version;
-    (!webhooks.is_empty()).then(|| json!({"metadata": {"resourceVersion": version}, "webhooks": webhooks}))
+fn wrong(webhook: &MutatingWebhook, leaf: &LeafCertificate, now: SystemTime) -> Option<String> {
+    let bytes = webhook.client_config.ca_bundle.as_ref().map(|bundle| bundle.0.as_slice()).unwrap_or_default();
+    if bytes.is_empty() {
+        return Some("has no caBundle from mesh-identity yet".to_owned());
+    }
+    let bundle = match TrustBundle::from_pem(bytes) {
+        Ok(bundle) => bundle,
+        Err(error) => return Some(format!("has a caBundle that is no trust bundle: {error}")),
+    };
+    let verified = MeshTls::new(Some(bundle.into())).verify_peer(leaf.chain(), PeerRole::Server, now);
+    verified.err().map(|refused| format!("has a caBundle by which our certificate is refused: {refused}"))
 }
 
 const CONDITION: &str = "webhooks";
-const AGAIN: Duration = Duration::from_secs(2);
-const QUIET: Duration = Duration::from_secs(1);
-const PATIENCE: Duration = Duration::from_secs(5);
+const EVERY: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
+    use identity::{Issuer, KeyAndRequest, SpiffeId, TrustDomain};
+    use k8s_openapi::ByteString;
+    use serde_json::json;
+
     use super::*;
 
-    #[test]
-    fn it_is_written_once_a_second_at_most() {
-        let (mut pace, start) = (Pace::default(), Instant::now());
-        assert!(pace.may_write(start));
-        pace.wrote(Written::Something, start);
-        assert_eq!(pace.again, None);
-        // Somebody has reset it: it is written again when the second is over, though nothing more happens.
-        assert!(!pace.may_write(start + QUIET / 10));
-        assert_eq!(pace.again, Some(start + QUIET));
-        assert!(pace.may_write(start + QUIET));
-        pace.wrote(Written::Nothing, start + QUIET);
-        assert!(pace.again.is_none() && pace.may_write(start + QUIET));
-        pace.wrote(Written::Failed, start + QUIET);
-        assert_eq!(pace.again, Some(start + QUIET + AGAIN));
+    fn issuer() -> Issuer {
+        Issuer::create(&"cluster.local".parse::<TrustDomain>().unwrap(), SystemTime::now()).unwrap().0
+    }
+
+    fn leaf(issuer: &Issuer) -> LeafCertificate {
+        let id: SpiffeId = "spiffe://cluster.local/ns/mesh-system/sa/mesh-injector".parse().unwrap();
+        let key = KeyAndRequest::new(&id).unwrap();
+        let issued = issuer.issue(key.csr(), &id, Duration::from_secs(3600), SystemTime::now()).unwrap();
+        key.complete(issued.chain).unwrap()
+    }
+
+    fn configuration(bundles: [&str; 2]) -> MutatingWebhookConfiguration {
+        let webhook = |(name, bundle): (&str, &str)| {
+            let bundle = ByteString(bundle.as_bytes().to_vec());
+            json!({"name": name, "clientConfig": {"caBundle": bundle}, "admissionReviewVersions": ["v1"], "sideEffects": "None"})
+        };
+        let webhooks: Vec<_> = ["pods", "namespaces"].into_iter().zip(bundles).map(webhook).collect();
+        serde_json::from_value(json!({"metadata": {"name": WEBHOOK_CONFIGURATION}, "webhooks": webhooks})).unwrap()
     }
 
     #[test]
-    fn only_what_differs_is_written() {
-        let mut object: MutatingWebhookConfiguration = serde_json::from_value(json!({
-            "metadata": {"name": "mesh-injector", "resourceVersion": "7"},
-            "webhooks": [
-                {"name": "pods.meshctl.io", "clientConfig": {"caBundle": "UEVN"}, "admissionReviewVersions": ["v1"], "sideEffects": "None"},
-                {"name": "namespaces.meshctl.io", "clientConfig": {}, "admissionReviewVersions": ["v1"], "sideEffects": "None"},
-            ],
-        }))
-        .unwrap();
-        assert_eq!(
-            patch(&object, "PEM").unwrap(),
-            json!({
-                "metadata": {"resourceVersion": "7"},
-                "webhooks": [{"name": "namespaces.meshctl.io", "clientConfig": {"caBundle": "UEVN"}}],
-            })
-        );
-        object.webhooks.as_mut().unwrap()[1].client_config.ca_bundle = Some(ByteString(b"PEM".to_vec()));
-        assert_eq!(patch(&object, "PEM"), None);
+    fn what_the_api_server_would_make_of_our_certificate() {
+        let (issuer, other, now) = (issuer(), issuer(), SystemTime::now());
+        let leaf = leaf(&issuer);
+        let (own, foreign) = (issuer.bundle().to_pem(), other.bundle().to_pem());
+        // During a rotation it is one of several.
+        let both = format!("{foreign}{own}");
+        let seen = |bundles: [&str; 2]| look(Some(&configuration(bundles)), &leaf, now);
+        assert_eq!(seen([&own, &both]), Look::Right);
+        for (bundle, expected) in
+            [("", "no caBundle from mesh-identity yet"), ("x", "that is no trust bundle"), (&foreign, "is refused: ")]
+        {
+            let Look::Wrong(reason) = seen([&own, bundle]) else { panic!("{bundle}") };
+            assert!(reason.starts_with("namespaces has ") && reason.contains(expected), "{reason}");
+        }
+        assert_eq!(look(None, &leaf, now), Look::Missing);
+        let late = look(Some(&configuration([&own, &own])), &leaf, leaf.not_after() + EVERY);
+        assert!(matches!(late, Look::Wrong(reason) if reason.contains("expired")));
+    }
+
+    #[test]
+    fn it_is_waited_for_once_and_then_told() {
+        let (readiness, trusted, mut told) = (Readiness::new(), Trusted::default(), Told::default());
+        let wrong = || Look::Wrong("pods has none".to_owned());
+        for (look, is_ready, gauge) in [
+            (wrong(), false, 0),
+            (Look::Missing, true, 0),
+            (wrong(), false, 0),
+            (Look::Right, true, 1),
+            (wrong(), true, 0),
+            (Look::Right, true, 1),
+        ] {
+            told.tell(look.clone(), &readiness, &trusted);
+            assert_eq!((readiness.is_ready(), trusted.0.get()), (is_ready, gauge), "{look:?}");
+        }
     }
 }

@@ -23,12 +23,13 @@ use tokio::sync::watch;
 use tonic::transport::Channel;
 
 use crate::args::Args;
+use crate::ca_bundle::{self, Trusted};
 use crate::config::Config;
 use crate::events::{self, Events};
 use crate::metrics::Metrics;
 use crate::namespaces::{self, Namespaces, Repairs};
+use crate::serve;
 use crate::webhook::Webhook;
-use crate::{ca_bundle, serve};
 
 /// Serves until `shutdown`.
 pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
@@ -41,6 +42,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     let metrics = Metrics::register(&mut registry);
     let handshakes = HandshakeMetrics::register(&mut registry);
     let certificates = CertificateMetrics::register(&mut registry);
+    let trusted = Trusted::register(&mut registry);
     let readiness = Readiness::new();
     let tls = MeshTls::new(None);
     let (bundle_sender, bundle) = watch::channel(None);
@@ -52,14 +54,14 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
 
     let repairs = Repairs::default();
     let namespaces = Namespaces::new(known.clone(), Some(client.clone()));
-    let webhook = Webhook::new(namespaces, config, bundle.clone(), events, metrics);
+    let webhook = Webhook::new(namespaces, config, bundle, events, metrics);
     let background = [
         tokio::spawn(certificate::keep(certificate, tls.clone(), readiness.clone(), certificates, certify)),
         tokio::spawn(follow_config(args.config.clone(), text, config_sender)),
         tokio::spawn(bundle_source::tell(tls.clone(), POLL, move |bundle| drop(bundle_sender.send_replace(bundle)))),
         tokio::spawn(namespaces::follow(client.clone(), known_writer, repairs.clone(), readiness.clone())),
         tokio::spawn(repairs.run(client.clone(), known)),
-        tokio::spawn(ca_bundle::keep(client.clone(), bundle, readiness.clone())),
+        tokio::spawn(ca_bundle::follow(client.clone(), tls.clone(), readiness.clone(), trusted)),
         tokio::spawn(events::publish(client, queue)),
         tokio::spawn(health::keep(health, registry, readiness.clone())),
     ];

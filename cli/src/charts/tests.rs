@@ -190,6 +190,25 @@ fn the_injectors_account_is_held_to_its_label_where_kubernetes_can() {
 }
 
 #[test]
+fn who_answers_strangers_may_not_choose_what_it_is_called_for() {
+    let objects = render(&json!({}));
+    let mut writers = Vec::new();
+    for role in objects.iter().filter(|object| object["kind"].as_str().unwrap().ends_with("Role")) {
+        for rule in role["rules"].as_array().unwrap() {
+            let is = |key: &str, values: &[&str]| {
+                values.iter().any(|value| rule[key].as_array().into_iter().flatten().any(|it| it == value))
+            };
+            let verbs = ["create", "update", "patch", "delete", "*"];
+            if is("resources", &["mutatingwebhookconfigurations"]) && is("verbs", &verbs) {
+                assert_eq!(rule["resourceNames"], json!(["mesh-injector"]));
+                writers.push(role["metadata"]["name"].as_str().unwrap());
+            }
+        }
+    }
+    assert_eq!(writers, ["mesh-identity"]);
+}
+
+#[test]
 fn who_may_reach_the_webhook_can_be_said() {
     let from = json!([{"ipBlock": {"cidr": "10.0.0.0/28"}}]);
     for (values, expected) in [(json!({}), Value::Null), (json!({"networkPolicies": {"webhookFrom": from}}), from)] {

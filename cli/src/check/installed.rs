@@ -318,7 +318,8 @@ fn restarts(facts: &Installed, lines: &mut Lines) {
 }
 
 fn webhook(facts: &Installed, bundle: Option<&TrustBundle>, lines: &mut Lines) {
-    let hint = "kubectl -n mesh-system logs deploy/mesh-injector";
+    // Whose business caBundle is.
+    let hint = "kubectl -n mesh-system logs deploy/mesh-identity";
     let name = names::WEBHOOK_CONFIGURATION;
     let webhooks = match &facts.webhook {
         Err(why) => {

@@ -76,7 +76,7 @@ pub async fn deployment(client: &Client, name: &str, deadline: Instant, progress
     Ok(())
 }
 
-/// Waits until the injector has put its certificate authority into its webhooks: from then on the API server can call it.
+/// Waits until mesh-identity has put its trust bundle into the injector's webhooks: from then on the API server can call it.
 pub async fn webhook(client: &Client, name: &str, deadline: Instant, progress: &mut Progress) -> anyhow::Result<()> {
     let api: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
     wait("webhooks", deadline, progress, || async {
@@ -84,7 +84,7 @@ pub async fn webhook(client: &Client, name: &str, deadline: Instant, progress: &
         let trusted = webhooks
             .iter()
             .all(|webhook| webhook.client_config.ca_bundle.as_ref().is_some_and(|bundle| !bundle.0.is_empty()));
-        Ok((!trusted).then(|| "have no caBundle from mesh-injector yet".to_owned()))
+        Ok((!trusted).then(|| "have no caBundle from mesh-identity yet".to_owned()))
     })
     .await?;
     progress.done("webhooks are served");

@@ -7,6 +7,7 @@
 //!                                                                   │                 when to drop the old
 //!                                                                   ▼
 //!   bundle: file or ConfigMaps ◄── whenever it changes ── the published bundle, also our own MeshTls
+//!           and the webhooks' caBundle
 //! ```
 //!
 //! It speaks TLS with a certificate it signs for itself. Clients have none at first: the token stands for it. Outside
@@ -14,11 +15,13 @@
 //! a ServiceAccount token is always at hand, and is asked for every time.
 //!
 //! In a cluster every replica serves and signs, with the issuer all read from one Secret. One of them, the holder of the
-//! Lease, writes the ConfigMaps; all look at the one in the system namespace before they sign with a new root.
+//! Lease, writes the ConfigMaps and caBundle of the injector's webhooks; all look at the ConfigMap in the system namespace
+//! before they sign with a new root.
 
 pub mod args;
 mod authenticate;
 mod authority;
+mod ca_bundle;
 mod custody;
 mod dns_names;
 mod issuer_secret;

@@ -23,6 +23,7 @@ pub(crate) struct Metrics {
     bundles_missing: Gauge<u64, AtomicU64>,
     bundles_immutable: Gauge<u64, AtomicU64>,
     bundle_failures: Counter,
+    ca_bundle_failures: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -83,6 +84,11 @@ impl Metrics {
             "ConfigMaps with the trust bundle that could not be written",
             self.bundle_failures.clone(),
         );
+        registry.register(
+            "mesh_identity_ca_bundle_write_failures",
+            "Attempts to write caBundle of the injector's webhooks that failed",
+            self.ca_bundle_failures.clone(),
+        );
     }
 
     pub(crate) fn leading(&self, leading: bool) {
@@ -97,6 +103,16 @@ impl Metrics {
 
     pub(crate) fn bundle_failed(&self) {
         self.bundle_failures.inc();
+    }
+
+    pub(crate) fn ca_bundle_failed(&self) {
+        self.ca_bundle_failures.inc();
+    }
+
+    /// How often, for tests.
+    #[cfg(test)]
+    pub(crate) fn ca_bundle_failures(&self) -> u64 {
+        self.ca_bundle_failures.get()
     }
 
     pub(crate) fn outcome(&self, outcome: Outcome) {

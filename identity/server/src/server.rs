@@ -23,6 +23,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::authenticate::Authenticator;
 use crate::authority::{Authority, AuthorityConfig};
+use crate::ca_bundle::CaBundle;
 use crate::custody::{Cluster, Custody, Directory};
 use crate::dns_names::dns_names;
 use crate::issuer_secret::IssuerSecret;
@@ -208,6 +209,14 @@ async fn open_place(
     let before = beginning.published;
     let (wanted, wanted_receiver) = watch::channel(None);
     let (published_sender, published) = watch::channel(before.clone().map(Arc::new));
+    let ca_bundle = CaBundle {
+        client: client.clone(),
+        wanted: wanted_receiver.clone(),
+        leading: leading.clone(),
+        readiness: readiness.clone(),
+        metrics: metrics.clone(),
+    };
+    tasks.spawn(ca_bundle.run());
     let publisher = Publisher {
         client: client.clone(),
         system_namespace,

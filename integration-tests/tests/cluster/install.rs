@@ -228,12 +228,54 @@ fn the_control_plane_has_no_more_rights_than_it_needs() {
         ("mesh-identity", "get", "secret/another", false),
         ("mesh-controller", "get", "secret/mesh-issuer", false),
         ("mesh-injector", "get", "secret/mesh-issuer", false),
-        ("mesh-injector", "patch", "mutatingwebhookconfiguration/another", false),
+        ("mesh-injector", "get", "mutatingwebhookconfiguration/mesh-injector", true),
+        ("mesh-injector", "patch", "mutatingwebhookconfiguration/mesh-injector", false),
+        ("mesh-injector", "update", "mutatingwebhookconfiguration/mesh-injector", false),
+        ("mesh-identity", "patch", "mutatingwebhookconfiguration/mesh-injector", true),
+        ("mesh-identity", "patch", "mutatingwebhookconfiguration/another", false),
+        ("mesh-controller", "patch", "mutatingwebhookconfiguration/mesh-injector", false),
         ("mesh-controller", "list", "pods", true),
     ] {
         assert_eq!(may(account, verb, what, "--namespace=mesh-system"), expected, "{account} {verb} {what}");
     }
     the_injector_is_held_to_its_label(&cluster);
+    ca_bundles_are_kept_and_not_by_the_injector(&cluster);
+}
+
+/// Whoever empties it, or puts another in, is answered; the account that strangers can reach may not be one who does.
+fn ca_bundles_are_kept_and_not_by_the_injector(cluster: &Cluster) {
+    let configuration = "mutatingwebhookconfiguration/mesh-injector";
+    let bundles = || {
+        let path = "--output=jsonpath={range .webhooks[*]}{.clientConfig.caBundle}{\"\\n\"}{end}";
+        let listing = cluster.kubectl(&["get", configuration, path]).unwrap();
+        listing.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let before = bundles();
+    assert!(before.len() == 3 && before.iter().all(|bundle| !bundle.is_empty() && *bundle == before[0]), "{before:?}");
+    let patch = |change: &str, account: &[&str]| {
+        let arguments = ["patch", configuration, "--type=json", "--patch", change];
+        cluster.kubectl(&[&arguments, account].concat()).map_err(|error| format!("{error:#}"))
+    };
+    let emptied = r#"[{"op": "remove", "path": "/webhooks/0/clientConfig/caBundle"}]"#;
+    let refused = patch(emptied, &["--as=system:serviceaccount:mesh-system:mesh-injector"]).unwrap_err();
+    assert!(refused.contains("cannot patch"), "{refused}");
+    // One that can be read, and that nothing of ours chains to.
+    let other = cluster.shell("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=other -keyout /dev/null 2>/dev/null | base64 --wrap=0").unwrap();
+    let replaced =
+        format!(r#"[{{"op": "replace", "path": "/webhooks/1/clientConfig/caBundle", "value": "{}"}}]"#, other.trim());
+    for change in [emptied, &replaced] {
+        patch(change, &[]).unwrap();
+        eventually(Duration::from_secs(10), || bundles() == before)
+            .unwrap_or_else(|_| panic!("{change}: {:?}", bundles()));
+    }
+    // The API server calls it again.
+    let called = cluster.namespace("called").unwrap();
+    cluster.kubectl(&["annotate", "namespace", "called", "meshctl.io/inject=enabled"]).unwrap();
+    let label = || word(cluster, "called", "labels").contains(r#""meshctl.io/inject":"enabled""#);
+    eventually(Duration::from_secs(10), label).unwrap();
+    called.apply(&server_manifest("web", 1)).unwrap();
+    called.rolled_out().unwrap();
+    assert!(called.kubectl(&["get", "pods", "--output", "yaml"]).unwrap().contains("mesh-proxy"));
 }
 
 /// RBAC lets it patch every Namespace; the admission policy says what of one.
