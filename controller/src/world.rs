@@ -188,7 +188,7 @@ impl World {
                 Audience::Workload(caller) => {
                     resolve::inbound(&self.facts, &self.mesh, caller).map(|it| Wire::Inbound(encode::inbound(&it)))
                 }
-                Audience::Everybody | Audience::Namespace(_) | Audience::Node(_) => None,
+                Audience::Everybody | Audience::Namespace(_) | Audience::Node(_) | Audience::Zone(_) => None,
             },
             Key::Outbound(address) => {
                 let outbound = resolve::outbound(&self.facts, &self.mesh, canonical(*address), audience);

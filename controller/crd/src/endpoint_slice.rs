@@ -3,7 +3,7 @@
 use k8s_openapi::api::discovery::v1 as discovery;
 
 use crate::manifest::{Invalid, metadata};
-use crate::model::{EndpointSlice, EndpointState, Metadata, SliceEndpoint, WorkloadPort};
+use crate::model::{EndpointSlice, EndpointState, Hints, Metadata, SliceEndpoint, WorkloadPort};
 
 /// The object as a fact; `None` for one that belongs to no Service or holds names instead of addresses.
 pub fn endpoint_slice(object: &discovery::EndpointSlice) -> Result<Option<EndpointSlice>, Invalid> {
@@ -52,7 +52,14 @@ fn endpoint(written: &discovery::Endpoint, namespace: &str) -> Option<SliceEndpo
         pod,
         zone: written.zone.clone().unwrap_or_default(),
         state,
+        hints: written.hints.as_ref().and_then(hints).map(Box::new),
     })
+}
+
+fn hints(written: &discovery::EndpointHints) -> Option<Hints> {
+    let nodes: Vec<String> = written.for_nodes.iter().flatten().map(|node| node.name.clone()).collect();
+    let zones: Vec<String> = written.for_zones.iter().flatten().map(|zone| zone.name.clone()).collect();
+    (!nodes.is_empty() || !zones.is_empty()).then_some(Hints { nodes, zones })
 }
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -87,6 +94,20 @@ mod tests {
         let found = slice("endpoints: [{addresses: [10.0.0.1, 10.0.0.2]}, {addresses: []}, {addresses: [x]}]");
         let endpoints = found.unwrap().unwrap().endpoints;
         assert_eq!((endpoints.len(), endpoints[0].state), (1, EndpointState::Ready));
+    }
+
+    #[test]
+    fn hints_that_say_nothing_are_none() {
+        let hints = |written: &str| {
+            let found = slice(&format!("endpoints: [{{addresses: [10.0.0.1]{written}}}]")).unwrap().unwrap();
+            found.endpoints[0].hints.as_ref().map(|hints| (hints.nodes.join(" "), hints.zones.join(" ")))
+        };
+        assert_eq!(hints(""), None);
+        assert_eq!(hints(", hints: {}"), None);
+        assert_eq!(hints(", hints: {forZones: [], forNodes: []}"), None);
+        assert_eq!(hints(", hints: {forZones: [{name: a}, {name: b}]}"), Some((String::new(), "a b".to_owned())));
+        let both = ", hints: {forNodes: [{name: node-1}], forZones: [{name: a}]}";
+        assert_eq!(hints(both), Some(("node-1".to_owned(), "a".to_owned())));
     }
 
     #[test]

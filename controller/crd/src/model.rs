@@ -177,6 +177,17 @@ pub struct SliceEndpoint {
     pub node: String,
     /// Whether it may be used.
     pub state: EndpointState,
+    /// Whom it is meant for; `None` where nobody says, as a rule.
+    pub hints: Option<Box<Hints>>,
+}
+
+/// Which clients an endpoint is meant for (`endpoints[].hints`), as Kubernetes decides for a Service with `trafficDistribution`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hints {
+    /// Names of nodes; empty where nobody says.
+    pub nodes: Vec<String>,
+    /// Zones; empty where nobody says.
+    pub zones: Vec<String>,
 }
 
 /// Whether an endpoint may be used.

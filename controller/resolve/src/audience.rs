@@ -1,15 +1,17 @@
 //! [`Audience`]: for whom a value is made.
 //!
 //! Nearly every value is the same for everybody, and made once. Those that are not are made once for each of as few as
-//! the difference allows: a namespace, a node, one workload. What a proxy is told is final that way: it neither learns
+//! the difference allows: a namespace, a node, a zone, one workload. What a proxy is told is final that way: it neither learns
 //! what others may know, nor has rules of its own for leaving out what is not meant for it.
 
 use std::net::SocketAddr;
 
 use policy::ServicePort;
 
+use crate::endpoints;
 use crate::facts::Facts;
 use crate::inbound::{Caller, own_workload};
+use crate::topology::{self, TellsApart};
 
 /// Whom a value is for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -18,8 +20,10 @@ pub enum Audience {
     Everybody,
     /// Clients in a namespace: only they believe what it says of addresses that are nobody's in Kubernetes.
     Namespace(String),
-    /// Clients on a node, of a Service whose endpoints elsewhere they must not use; empty where the client's is unknown.
+    /// Clients on a node, of a Service that tells nodes apart; empty where the client's is unknown.
     Node(String),
+    /// Clients in a zone, of a Service that tells zones apart; empty where the client's is unknown.
+    Zone(String),
     /// One workload.
     Workload(Caller),
 }
@@ -39,10 +43,18 @@ impl Audience {
 
     /// Whom a backend's endpoints are for, where `caller` asks.
     pub fn of_endpoints(facts: &Facts, id: &ServicePort, caller: &Caller) -> Self {
-        if !facts.service(&id.namespace, &id.name).is_some_and(|service| service.node_local) {
+        let Some(service) = facts.service(&id.namespace, &id.name) else { return Self::Everybody };
+        let tells_apart = if service.node_local { TellsApart::Nodes } else { topology::tells_apart(facts, service) };
+        if tells_apart == TellsApart::Nobody {
             return Self::Everybody;
         }
-        Self::Node(own_workload(facts, caller).map(|workload| workload.node.clone()).unwrap_or_default())
+        let own = own_workload(facts, caller);
+        let node = own.map(|workload| workload.node.clone()).unwrap_or_default();
+        // A client on no node may be in a zone all the same.
+        if tells_apart == TellsApart::Nodes && (service.node_local || !node.is_empty()) {
+            return Self::Node(node);
+        }
+        Self::Zone(own.map(|workload| endpoints::zone(facts, workload)).unwrap_or_default())
     }
 
     /// The namespace whose word about addresses counts.
@@ -50,7 +62,7 @@ impl Audience {
         match self {
             Self::Namespace(namespace) => Some(namespace),
             Self::Workload(caller) => Some(&caller.namespace),
-            Self::Everybody | Self::Node(_) => None,
+            Self::Everybody | Self::Node(_) | Self::Zone(_) => None,
         }
     }
 }

@@ -13,11 +13,13 @@ use policy::{Endpoint, Endpoints, Protocol, ServicePort};
 use crate::audience::Audience;
 use crate::facts::{Facts, Mesh};
 use crate::ports;
+use crate::topology::Followed;
 
 /// Endpoints of one port of a Service, sorted by address; `None` if there is no such Service or port.
 ///
-/// Where `internalTrafficPolicy` is `Local`, only those on the audience's node. They are left out here rather than by the
-/// proxy: its list stays what it balances over, of whatever length the cluster's is, and it need not know about nodes.
+/// Where `internalTrafficPolicy` is `Local`, only those on the audience's node; where Kubernetes gives hints, those meant for the
+/// audience ([`topology`](crate::topology)). Others are left out here rather than by the proxy: its list stays what it balances over,
+/// of whatever length the cluster's is, and it need not know about nodes and zones.
 pub fn endpoints(facts: &Facts, mesh: &Mesh, id: &ServicePort, audience: &Audience) -> Option<Endpoints> {
     let service = facts.service(&id.namespace, &id.name)?;
     let port = service.ports.iter().find(|port| port.port == id.port)?;
@@ -27,8 +29,15 @@ pub fn endpoints(facts: &Facts, mesh: &Mesh, id: &ServicePort, audience: &Audien
         _ => None,
     };
     let is_near = |node: &String| near.is_none_or(|near| node == near && !node.is_empty());
+    let written: Vec<_> = of_slices(facts, service, port).collect();
+    let externals = || facts.externals_of(&id.namespace).filter(|workload| selects(service, workload));
+    // ExternalWorkloads are meant for everybody, so that nobody keeps to others' hints beside them.
+    let followed = match service.node_local || externals().next().is_some() {
+        true => Followed::None,
+        false => Followed::of(facts, &written, audience),
+    };
     let mut list: Vec<Endpoint> = Vec::new();
-    for (address, written) in of_slices(facts, service, port) {
+    for (address, written) in written.into_iter().filter(|(_, endpoint)| followed.keeps(endpoint)) {
         let owner = owner(facts, service, address, written);
         if !is_near(owner.map_or(&written.node, |workload| &workload.node)) {
             continue;
@@ -41,8 +50,7 @@ pub fn endpoints(facts: &Facts, mesh: &Mesh, id: &ServicePort, audience: &Audien
             None => stranger(mesh, service, address, written, protocol),
         });
     }
-    let externals = facts.externals_of(&id.namespace).filter(|workload| is_near(&workload.node));
-    for workload in externals.filter(|workload| selects(service, workload)) {
+    for workload in externals().filter(|workload| is_near(&workload.node)) {
         let Some(target) = target_port(port, workload) else { continue };
         let addresses = workload.addresses.iter().map(|address| SocketAddr::new(*address, target));
         list.extend(addresses.map(|address| endpoint(facts, mesh, workload, address, protocol)));

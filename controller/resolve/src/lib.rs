@@ -33,7 +33,7 @@
 //! | `externalIPs` | The same, for clients of the Service's own namespace. For others kube-proxy decides, in plain, as without a mesh: whoever may make a Service may write any address there (CVE-2020-8554). |
 //! | outer addresses with `internalTrafficPolicy: Local` | kube-proxy's, in plain: the policy does not hold for them. |
 //! | outer addresses that are a pod's, a node's or a cluster address | Never the Service's. |
-//! | `trafficDistribution`, topology hints | Not followed yet: all ready endpoints are used. |
+//! | `trafficDistribution`, topology hints | Clients keep to the ready endpoints that are meant for their node, else for their zone, where every ready endpoint has such a hint and one is meant for them; otherwise all are used. |
 
 pub mod audience;
 pub mod direct;
@@ -45,6 +45,7 @@ pub mod outbound;
 mod ports;
 pub mod protocol;
 pub mod routes;
+mod topology;
 
 pub use audience::Audience;
 pub use direct::{Direct, PortKind};

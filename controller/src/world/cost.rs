@@ -91,6 +91,7 @@ fn served(service: usize) -> Vec<Object> {
         zone: "a".to_owned(),
         node: pod.node.clone(),
         state: EndpointState::Ready,
+        hints: None,
     });
     let slice =
         EndpointSlice { metadata: metadata.clone(), service: name, ports: vec![port], endpoints: endpoints.collect() };

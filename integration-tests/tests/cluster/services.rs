@@ -22,9 +22,11 @@ fn a_client_in_the_mesh_gets_the_endpoints_it_would_get_without() {
     namespace.apply(&slices_by_hand(namespace)).unwrap();
 
     let all = ["peer-1", "peer-2", "peer-3", "peer-4"];
-    let expected: [(&str, &[&str]); 8] = [
+    let expected: [(&str, &[&str]); 10] = [
         ("peers:80", &all),
         ("near:80", &["peer-1", "peer-2"]),
+        ("zonal:80", &["peer-1", "peer-2"]),
+        ("beside:80", &["peer-1", "peer-2"]),
         (OUTER_ADDRESS, &all),
         ("by-hand:80", &["peer-1", "peer-4"]),
         ("unready:80", &["unready"]),
@@ -131,6 +133,8 @@ fn manifests([first, second]: &[String; 2]) -> String {
         client("plain", "disabled"),
         service("peers", "selector: { app: peer }"),
         service("near", "selector: { app: peer }, internalTrafficPolicy: Local"),
+        service("zonal", "selector: { app: peer }, trafficDistribution: PreferClose"),
+        service("beside", "selector: { app: peer }, trafficDistribution: PreferSameNode"),
         service("sticky", "selector: { app: peer }, sessionAffinity: ClientIP"),
         service(
             "outer",

@@ -387,7 +387,7 @@ fn a_pod_costs_little_memory() {
         status.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
     };
     let before = resident();
-    let pods: Vec<Object> = (0..5000_u32)
+    let pods: Vec<Object> = (0..20_000_u32)
         .map(|it| {
             pod(&format!("web-6d9d8977d5-{it:05}"), &format!("10.{}.{}.{}", it >> 16, (it >> 8) & 255, it & 255), "")
         })

@@ -94,6 +94,54 @@ fn local_is_the_clients_own_node_and_nobody_else() {
     assert!(!told(&facts, "web", "alone").node_local);
 }
 
+/// The cases of kube-proxy's `topologyModeFromHints`, for clients on three nodes in two zones, and one on none.
+#[test]
+fn clients_keep_to_what_is_meant_for_them() {
+    let near = |hints: [&str; 3], last: &str, more: &str| {
+        let mut objects = vec![service("web", "shop", "clusterIP: 10.96.0.1, selector: {app: web}")];
+        let mut list = Vec::new();
+        for (number, zone) in [(1, "a"), (2, "a"), (3, "b")] {
+            let (name, address) = (format!("pod-{number}"), format!("10.1.1.{number}"));
+            let written = endpoint(&address, &name, if number == 3 { last } else { "" });
+            list.push(format!("{}, hints: {{{}}}}}", &written[..written.len() - 1], hints[number - 1]));
+            objects.push(pod(&name, &format!("node-{number}"), &address));
+            let node = format!("{{name: node-{number}, labels: {{topology.kubernetes.io/zone: {zone}}}}}");
+            objects.push(Object::Node(crd::service::node(&from_yaml(&node)).unwrap()));
+        }
+        objects.push(slice(
+            "web-1",
+            "web",
+            &format!("ports: [{{name: http, port: 80}}], endpoints: [{}]", list.join(", ")),
+        ));
+        objects.extend(super::objects(more));
+        let facts = facts_of(objects);
+        ["pod-1", "pod-2", "pod-3", "nobody"].map(|client| {
+            let list = told(&facts, "web", client).list;
+            list.iter().filter_map(|endpoint| endpoint.address.ip().to_string().pop()).collect::<String>()
+        })
+    };
+    let zones = ["forZones: [{name: a}]", "forZones: [{name: a}]", "forZones: [{name: b}]"];
+    assert_eq!(near(zones, "", ""), ["12", "12", "3", "123"]);
+    let nobody_in_b = [zones[0], zones[1], "forZones: [{name: c}]"];
+    assert_eq!(near(nobody_in_b, "", ""), ["12", "12", "123", "123"]);
+    let one_without = [zones[0], zones[1], ""];
+    assert_eq!(near(one_without, "", ""), ["123"; 4], "Kubernetes is still writing them");
+    let ends = "ready: false, serving: true, terminating: true";
+    assert_eq!(near([zones[0], zones[2], ""], ends, ""), ["13", "13", "23", "123"], "who ends needs none");
+    let nodes = [
+        "forNodes: [{name: node-1}], forZones: [{name: a}]",
+        "forNodes: [{name: node-2}], forZones: [{name: a}]",
+        "forNodes: [{name: node-9}], forZones: [{name: b}]",
+    ];
+    assert_eq!(
+        near(nodes, "", ""),
+        ["1", "2", "3", "123"],
+        "on the last one's node there is nobody, in its zone there is"
+    );
+    let external = workload("vm", "app: web", "addresses: [10.9.9.4]\n  ports: [{name: http, port: 80}]");
+    assert_eq!(near(zones, "", &external), ["1234"; 4], "an ExternalWorkload is meant for everybody");
+}
+
 #[test]
 fn affinity_comes_with_the_endpoints() {
     let affinity = |spec: &str| {
