@@ -10,7 +10,7 @@ use integration_tests::traffic::{bytes, door, load, serve, told_to_stop};
 enum Command {
     /// Requests at a fixed rate; prints a JSON report.
     Load(load::LoadOptions),
-    /// One GET, and no second try; fails unless the answer is 200.
+    /// One GET, and no second try; prints the length of the body, and fails unless the answer is 200.
     Get { target: String, path: Option<String> },
     /// Serves HTTP/1, HTTP/2 and gRPC.
     Serve(serve::ServeOptions),
@@ -39,7 +39,9 @@ async fn main() -> anyhow::Result<()> {
                 told_to_stop().await?;
             }
         }
-        Command::Get { target, path } => load::get(&target, path.as_deref().unwrap_or("/")).await?,
+        Command::Get { target, path } => {
+            println!("{} bytes", load::get(&target, path.as_deref().unwrap_or("/")).await?);
+        }
         Command::Serve(options) => serve::run(&options).await?,
         Command::Echo { listen } => bytes::echo(listen).await?,
         Command::Forward { listen, target } => bytes::forward(listen, target).await?,

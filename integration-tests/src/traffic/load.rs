@@ -119,13 +119,13 @@ pub async fn run(options: &LoadOptions) -> anyhow::Result<LoadReport> {
     Ok(report)
 }
 
-/// One GET, and no second try; anything but 200 is an error.
-pub async fn get(target: &str, path: &str) -> anyhow::Result<()> {
+/// One GET, and no second try: the length of its body. Anything but 200 is an error.
+pub async fn get(target: &str, path: &str) -> anyhow::Result<usize> {
     let mut connection = timeout(PATIENCE, Connection::open(target)).await.context("not connected in time")??;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {target}\r\n\r\n");
     let response = timeout(PATIENCE, connection.exchange(request.as_bytes())).await.context("no answer in time")??;
     ensure!(response.status == 200, "{} {}", response.status, response.proxy_status);
-    Ok(())
+    Ok(response.length)
 }
 
 /// Shared by the requests of one run, all on one thread.

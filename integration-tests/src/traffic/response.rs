@@ -19,6 +19,8 @@ pub(super) struct Response {
     pub(super) served_by: String,
     /// `proxy-status`: why the mesh answered instead.
     pub(super) proxy_status: String,
+    /// Bytes of the body.
+    pub(super) length: usize,
     /// The connection may carry another request.
     pub(super) reusable: bool,
 }
@@ -41,7 +43,7 @@ impl Connection {
         let mut response = Response { reusable: true, ..Response::default() };
         let first = self.line().await.context("no response")?;
         response.status = first.split(' ').nth(1).and_then(|word| word.parse().ok()).context("no status line")?;
-        let (mut length, mut chunked) = (0_usize, false);
+        let mut chunked = false;
         loop {
             let line = self.line().await.context("head cut off")?;
             let Some((name, value)) = line.split_once(':') else {
@@ -50,7 +52,7 @@ impl Connection {
             };
             let value = value.trim();
             match name.to_ascii_lowercase().as_str() {
-                "content-length" => length = value.parse()?,
+                "content-length" => response.length = value.parse()?,
                 "transfer-encoding" => chunked = value.eq_ignore_ascii_case("chunked"),
                 "connection" => response.reusable = !value.eq_ignore_ascii_case("close"),
                 "x-served-by" => value.clone_into(&mut response.served_by),
@@ -59,22 +61,24 @@ impl Connection {
             }
         }
         if chunked {
-            self.skip_chunks().await.context("body cut off")?;
+            response.length = self.skip_chunks().await.context("body cut off")?;
         } else {
-            self.skip(length).await.context("body cut off")?;
+            self.skip(response.length).await.context("body cut off")?;
         }
         Ok(response)
     }
 
-    async fn skip_chunks(&mut self) -> anyhow::Result<()> {
+    async fn skip_chunks(&mut self) -> anyhow::Result<usize> {
+        let mut length = 0;
         loop {
             let size = self.line().await?;
             let size = usize::from_str_radix(size.split(';').next().unwrap_or_default(), 16)?;
             self.skip(size).await?;
             ensure!(self.line().await?.is_empty(), "chunk without an end");
             if size == 0 {
-                return Ok(());
+                return Ok(length);
             }
+            length += size;
         }
     }
 

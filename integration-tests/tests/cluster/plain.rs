@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use integration_tests::cluster::looks::output;
 use integration_tests::cluster::{Cluster, Namespace, container, deployment_manifest, service_manifest};
 use integration_tests::traffic::load::LoadReport;
-use proto::names::metric;
+use proto::names::{self, metric};
 
 /// Whoever is in the mesh and whoever is not reach each other, by every way that an annotation or an ingress controller takes;
 /// the server counts as plaintext exactly what came without a certificate. What listens for the pod alone stays its own.
@@ -21,7 +21,7 @@ fn plain_pods_and_meshed_ones_reach_each_other() {
     namespace.rolled_out().unwrap();
     let (sent, edges) = send_all(&namespace);
 
-    let unserved: Vec<_> = sent.iter().filter(|(_, report)| report.failed() > 0).collect();
+    let unserved: Vec<_> = sent.iter().filter(|(_, report)| report.sent == 0 || report.failed() > 0).collect();
     assert!(unserved.is_empty(), "{unserved:#?}");
     let count = |way: Way| sent[&way].sent;
     let in_plaintext = ["outsider", "past", "gate-outside"].map(|from| (from, "web:80"));
@@ -51,6 +51,25 @@ fn plain_pods_and_meshed_ones_reach_each_other() {
     let reached = reached(&namespace, address);
     let public = reached.iter().filter(|(_, port)| *port == 8080).count();
     assert_eq!((public, reached.len()), (4, 4), "all reach 8080, and nothing else: {reached:?}");
+    for asker in ["client", "outsider"] {
+        told_of_health(&namespace, asker, address);
+    }
+}
+
+/// What anybody is told on the one port of the proxy that is open to all: whether the application passes the probes that it has, and
+/// nothing that it answers them; nothing of what the admin port tells, and nothing can be done there.
+fn told_of_health(namespace: &Namespace, asker: &str, address: IpAddr) {
+    let target = format!("{address}:{}", names::HEALTH_PORT);
+    let probe = format!("{}app/readiness", names::APP_PROBE_PREFIX);
+    let ask = |path: &str| namespace.run_in(asker, &["get", &target, path]).map_err(|error| format!("{error:#}"));
+    assert_eq!(ask(&probe).as_deref(), Ok("0 bytes\n"), "{asker}");
+    assert_ne!(namespace.run_in(asker, &["get", "web:80", READY]).unwrap(), "0 bytes\n");
+    assert_ne!(ask("/metrics").as_deref(), Ok("0 bytes\n"), "{asker}");
+    let unknown = format!("{}own/readiness", names::APP_PROBE_PREFIX);
+    for path in ["/", "/config", "/identity", "/failures", "/discovery", "/log", "/drain", &unknown] {
+        let told = ask(path).expect_err(path);
+        assert!(told.contains("404"), "{asker} {path}: {told}");
+    }
 }
 
 /// From where, to where.
@@ -115,15 +134,17 @@ fn manifests() -> String {
     let forward =
         |name: &str, port: u16, target: &str| container(name, &format!("forward, '0.0.0.0:{port}', '{target}'"), "");
     let gate = [forward("app", 8081, "web-pods:8080"), forward("services", 8082, "web:80")];
+    let ready = format!("readinessProbe: {{ httpGet: {{ port: 8080, path: '{READY}' }}, periodSeconds: 1 }}");
     let web = [
-        ("app", "0.0.0.0:8080"),
         ("skipped", "0.0.0.0:9000"),
         ("opaque", "0.0.0.0:9001"),
         ("shared", "127.0.0.1:9002"),
         ("own", "127.0.0.1:9003"),
     ];
+    let web = web.map(|(name, listen)| serve(name, listen)).into_iter();
+    let web = web.chain([container("app", "serve, --listen, '0.0.0.0:8080'", &ready)]).collect();
     let pods = [
-        ("web", SETTINGS, web.map(|(name, listen)| serve(name, listen)).to_vec()),
+        ("web", SETTINGS, web),
         ("client", "", app.to_vec()),
         ("past", "meshctl.io/skip-outbound-ports: '80'", app.to_vec()),
         ("plain", OUTSIDE, app.to_vec()),
@@ -143,6 +164,8 @@ fn manifests() -> String {
     manifests
 }
 
+/// What the kubelet asks of the application, which answers it at length.
+const READY: &str = "/?size=1000";
 const OUTSIDE: &str = "meshctl.io/inject: disabled";
 const SETTINGS: &str =
     "meshctl.io/skip-inbound-ports: '9000', meshctl.io/opaque-ports: '9001', meshctl.io/loopback-ports: '9002'";

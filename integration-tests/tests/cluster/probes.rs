@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use integration_tests::cluster::{Cluster, Namespace, container, deployment_manifest};
 use integration_tests::mesh::eventually;
+use proto::names;
 
 /// Containers that are well become ready and stay alive; containers that run and are not well do not become ready. One that
 /// stops listening becomes unready while everything goes on, and ready again.
@@ -20,7 +21,7 @@ fn probes_of_every_kind_tell_of_the_application() {
     let all_ready = KINDS.map(|kind| (kind.to_owned(), true)).into();
     namespace.wait_for("deployment/well", "{.status.readyReplicas}", |ready| ready == "1").unwrap();
     assert_eq!(ready(&namespace, "well"), all_ready);
-    assert!(namespace.kubectl(&["get", "pods", "--output=yaml"]).unwrap().contains("mesh-proxy"));
+    made_by_the_proxy(&namespace);
 
     // Once the kubelet has found fault with each of them.
     let faults = || KINDS.iter().all(|kind| found_unhealthy(&namespace, "unwell").contains(*kind));
@@ -37,6 +38,33 @@ fn probes_of_every_kind_tell_of_the_application() {
     assert_eq!(ready(&namespace, "well"), all_ready);
     let restarts = namespace.list("pods", "app=well").unwrap()[0]["status"]["containerStatuses"].to_string();
     assert_eq!(restarts.matches("\"restartCount\":0").count(), KINDS.len(), "{restarts}");
+}
+
+/// The kubelet asks the proxy for each probe but those that run a program: otherwise an application that listens on the pod's
+/// address is ready without any help of ours, and nothing here would have been tried.
+fn made_by_the_proxy(namespace: &Namespace) {
+    for app in ["well", "unwell"] {
+        let pods = namespace.list("pods", &format!("app={app}")).unwrap();
+        let [pod] = &pods[..] else { panic!("{app}: {pods:#?}") };
+        let containers = pod["spec"]["containers"].as_array().unwrap();
+        assert_eq!(containers.len(), KINDS.len());
+        for container in containers {
+            let name = container["name"].as_str().unwrap();
+            for (probe, kind) in [("readinessProbe", "readiness"), ("livenessProbe", "liveness")] {
+                let probe = &container[probe];
+                if probe.is_null() && kind == "liveness" && (app == "unwell" || name == "tcp") {
+                    continue;
+                }
+                let told = ["httpGet", "grpc", "tcpSocket", "exec"].map(|how| !probe[how].is_null());
+                assert_eq!(told, [name != "exec", false, false, name == "exec"], "{app}/{name}: {probe}");
+                if name != "exec" {
+                    let asked = (probe["httpGet"]["port"].as_u64(), probe["httpGet"]["path"].as_str());
+                    let path = format!("{}{name}/{kind}", names::APP_PROBE_PREFIX);
+                    assert_eq!(asked, (Some(names::HEALTH_PORT.into()), Some(&*path)), "{app}/{name}: {probe}");
+                }
+            }
+        }
+    }
 }
 
 /// Shuts or opens the port that the tcpSocket probe dials.

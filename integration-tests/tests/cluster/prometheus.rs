@@ -1,5 +1,5 @@
-//! A real Prometheus asks proxies and control plane where their annotations say: the usual queries answer, and it takes the chart's
-//! alert rules.
+//! A real Prometheus asks proxies and control plane where their annotations say: the usual queries answer, and the chart's alerts are
+//! evaluated by its own tool.
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
@@ -17,7 +17,7 @@ use super::shop::Shop;
 /// A hundred requests a second, a fifth of which the application answers 503: the three queries that everybody begins with, word for
 /// word as they are written for Istio, say just that.
 #[test]
-fn the_usual_queries_answer_and_the_alert_rules_are_taken() {
+fn the_usual_queries_answer() {
     let shop = Shop::open("watched", 2);
     let (namespace, cluster) = (&shop.namespace, &shop.namespace.cluster);
     let prometheus = Prometheus::start(cluster);
@@ -47,7 +47,21 @@ fn the_usual_queries_answer_and_the_alert_rules_are_taken() {
     assert!((errors - 0.2).abs() < 0.03, "{errors} of the requests fail");
     let slowest = of_web(P99);
     assert!(slowest > 0.0 && slowest < 2000.0, "{slowest} ms");
-    prometheus.takes(&rules(cluster));
+}
+
+/// The chart's alerts fire when they should and only then, with the words that they have for it, as `alerts.yaml` has it.
+#[test]
+fn alerts_fire_when_they_should() {
+    let rules = rules(&Cluster::running().unwrap());
+    let directory = TempDir::new().unwrap();
+    std::fs::write(directory.path().join("rules.yaml"), rules.to_string()).unwrap();
+    std::fs::write(directory.path().join("alerts.yaml"), include_str!("alerts.yaml")).unwrap();
+    let promtool = |what: [&str; 3]| output(Command::new("promtool").args(what).current_dir(directory.path())).unwrap();
+    let count: usize =
+        rules["groups"].as_array().unwrap().iter().map(|group| group["rules"].as_array().unwrap().len()).sum();
+    let said = promtool(["check", "rules", "rules.yaml"]);
+    assert!(said.contains(&format!("SUCCESS: {count} rules found")), "{said}");
+    promtool(["test", "rules", "alerts.yaml"]);
 }
 
 /// Until it goes.
@@ -112,16 +126,6 @@ impl Prometheus {
         let answer: Value = serde_json::from_str(&answer).unwrap_or_default();
         let value = |series: &Value| Some((series["metric"].clone(), series["value"][1].as_str()?.parse().ok()?));
         answer["data"]["result"].as_array().into_iter().flatten().filter_map(value).collect()
-    }
-
-    /// Its own tool accepts alert rules.
-    fn takes(&self, rules: &Value) {
-        let file = self.directory.path().join("rules.yaml");
-        std::fs::write(&file, rules.to_string()).unwrap();
-        let said = output(Command::new("promtool").args(["check", "rules"]).arg(&file)).unwrap();
-        let count: usize =
-            rules["groups"].as_array().unwrap().iter().map(|group| group["rules"].as_array().unwrap().len()).sum();
-        assert!(said.contains(&format!("SUCCESS: {count} rules found")), "{said}");
     }
 }
 

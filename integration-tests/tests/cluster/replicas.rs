@@ -9,6 +9,7 @@ use integration_tests::mesh::{admin, eventually};
 use proto::names;
 use serde_json::Value;
 
+use super::away::Away;
 use super::shop::Shop;
 
 /// One of two controllers hears no API server any more, and the certificate authority is gone until past a renewal. The
@@ -26,14 +27,14 @@ fn half_a_control_plane_is_enough() {
 
     let (mut removed, mut moved) = (String::new(), 0);
     let report = shop.none_failed("load", 200, 90, || {
-        scale_identity(cluster, 0);
+        let away = Away::send(cluster, names::IDENTITY_ACCOUNT);
         let wall = Wall::between(cluster, &cut);
         removed = leave_service(namespace);
         eventually(Duration::from_secs(60), || cut.source_age() > STALE).unwrap();
         assert!(other.source_age() < STALE);
         let overdue = || certificate_of_load(cluster)["last_error"].is_string();
         eventually(Duration::from_secs(40), overdue).unwrap_or_else(|_| panic!("{}", certificate_of_load(cluster)));
-        scale_identity(cluster, 1);
+        drop(away);
 
         eventually(Duration::from_secs(60), || are_all_with(namespace, &other))
             .unwrap_or_else(|_| panic!("{:?}", pictures(namespace)));
@@ -76,7 +77,10 @@ fn a_highly_available_control_plane_is_replaced_under_load() {
         assert_eq!(old.len(), 3);
         let levels = "controller.logLevel=debug,identity.logLevel=debug,injector.logLevel=debug";
         cluster.meshctl(&["upgrade", "--ha", "--set", levels]).unwrap();
-        let new = || Controller::all(cluster).into_iter().all(|replica| !old.contains(&replica.name));
+        let new = || {
+            let running = Controller::all(cluster);
+            !running.is_empty() && running.into_iter().all(|replica| !old.contains(&replica.name))
+        };
         eventually(Duration::from_secs(40), new).unwrap();
         let writer = Controller::leader(cluster);
         system(cluster, &["delete", "pod", &writer.name, "--wait=false"]);
@@ -212,10 +216,6 @@ fn leave_service(namespace: &Namespace) -> String {
     leaving.trim_start_matches("pod/").to_owned()
 }
 
-fn scale_identity(cluster: &Cluster, replicas: u32) {
-    system(cluster, &["scale", "deployment/mesh-identity", &format!("--replicas={replicas}")]);
-}
-
 /// The pod that holds the controllers' lease. Replicas call themselves by pod and port.
 fn holder(cluster: &Cluster) -> String {
     let holder = system(cluster, &["get", "lease", "mesh-controller", "--output=jsonpath={.spec.holderIdentity}"]);
@@ -225,7 +225,8 @@ fn holder(cluster: &Cluster) -> String {
 fn are_all_with(namespace: &Namespace, controller: &Controller) -> bool {
     let is_with =
         |picture: &Value| picture["controller"].as_str().is_some_and(|name| name.starts_with(&controller.name));
-    pictures(namespace).iter().all(is_with)
+    let pictures = pictures(namespace);
+    !pictures.is_empty() && pictures.iter().all(is_with)
 }
 
 /// What `proxy-status` says of every proxy that answers.

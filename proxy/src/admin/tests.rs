@@ -3,7 +3,13 @@
 use super::client::{CallError, drain, wait};
 use super::open::MOST_CONNECTIONS;
 use super::*;
-use proto::Bootstrap;
+use crate::telemetry::{
+    Direction, EdgeLabels, PeerLabels, Reporter, RequestLabels, RequestOutcome, RequestProtocol, SecurityPolicy,
+    ServiceLabels,
+};
+use identity::HandshakeFailure;
+use proto::{Bootstrap, Reason};
+use std::collections::BTreeSet;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -133,4 +139,36 @@ async fn the_proxy_is_ready_with_a_certificate_and_a_first_picture() {
     admin.discovery.put_settings(crate::control::Known::Absent);
     assert!(ask(port, "GET /ready").await.starts_with("HTTP/1.1 200"));
     tokio::task::spawn_blocking(move || wait(port, Duration::ZERO, |_| ())).await.unwrap().unwrap();
+}
+
+/// `series.txt` names every series of a proxy with its labels: what alerts and dashboards are compared with. With `MESH_WRITE_SERIES=1`
+/// in the environment this writes it.
+#[tokio::test]
+async fn the_series_are_those_of_the_list() {
+    let admin = admin();
+    let metrics = &admin.telemetry.metrics;
+    let (peer, service) = (Arc::new(PeerLabels::default()), Arc::new(ServiceLabels::default()));
+    let (reporter, security) = (Reporter::Source, SecurityPolicy::None);
+    let edge = EdgeLabels { reporter, source: peer.clone(), destination: peer, service, security };
+    metrics.tcp(&edge).open();
+    let labels = RequestLabels { edge, protocol: RequestProtocol::Grpc, route: Some("shop/cart".into()) };
+    metrics.requests(&labels).observe(&RequestOutcome { grpc_status: Some(0), ..RequestOutcome::default() });
+    metrics.failure(Reason::NoEndpoints, Direction::Outbound);
+    metrics.tls_failure(HandshakeFailure::ALL[0], Direction::Outbound);
+
+    let text = ask(serve(&admin, Scope::Health).await, "GET /metrics").await;
+    let (_, text) = text.split_once("\r\n\r\n").unwrap();
+    let mut series = BTreeSet::new();
+    for line in text.lines().filter(|line| line.starts_with(|first: char| first.is_ascii_lowercase())) {
+        let (name, labels) =
+            line.rsplit_once(' ').unwrap().0.split_once('{').unwrap_or_else(|| line.split_once(' ').unwrap());
+        let labels = labels.trim_end_matches('}').split("\",").filter_map(|label| label.split_once("=\""));
+        series.insert(labels.fold(name.to_owned(), |all, (label, _)| all + " " + label));
+    }
+    let series: String = series.iter().map(|one| format!("{one}\n")).collect();
+    if std::env::var_os("MESH_WRITE_SERIES").is_some() {
+        std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/src/admin/series.txt"), &series).unwrap();
+    }
+    let list = include_str!("series.txt");
+    assert_eq!(series, list, "run MESH_WRITE_SERIES=1 cargo test -p proxy the_series_are_those_of_the_list");
 }

@@ -1,31 +1,29 @@
 //! Dashboards and alerts: off by default, well-formed, and about metrics that exist.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use regex_lite::Regex;
 use serde_json::{Value, json};
 
 use super::{find, render};
 
-/// Names as they are scraped, of what the sources of the programs register.
-fn exported() -> BTreeSet<String> {
-    let mut names: BTreeSet<String> = BTreeSet::new();
-    let quoted = Regex::new(r#""((?:istio|mesh|process)_[a-z_]+)""#).unwrap();
-    let mut proxies = |source: &str| {
-        for name in quoted.captures_iter(source) {
-            // The proxy writes names as they are; those of histograms with the three suffixes.
-            names.extend(["", "_bucket", "_sum", "_count"].map(|suffix| format!("{}{suffix}", &name[1])));
-        }
+/// What is scraped, by name: the labels of each, of which whoever scrapes adds two.
+fn exported() -> BTreeMap<String, BTreeSet<String>> {
+    let mut series: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut take = |name: String, labels: &[&str]| {
+        series
+            .entry(name)
+            .or_default()
+            .extend(labels.iter().chain(&["namespace", "pod"]).map(|&label| label.to_owned()));
     };
-    for source in [
-        include_str!("../../../../proto/src/names.rs").split("pub mod metric").nth(1).unwrap(),
-        include_str!("../../../../proxy/src/telemetry/exposition.rs"),
-        include_str!("../../../../proxy/src/admin.rs"),
-    ] {
-        proxies(source);
+    // Written by the proxy's own test, of a scrape.
+    for line in include_str!("../../../../proxy/src/admin/series.txt").lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        take(words[0].to_owned(), &words[1..]);
     }
     let registered =
         Regex::new(r#"register\(\s*"([a-z_]+)",\s*(?:"[^"]*"|\w+),\s*\w+\.(\w+)(?:\.0)?\.clone\(\)"#).unwrap();
+    let label = Regex::new(r"\b(\w+): &'static str").unwrap();
     for (prefix, source) in [
         ("mesh_controller_", include_str!("../../../../controller/src/metrics.rs")),
         ("", include_str!("../../../../controller/runtime/src/incoming.rs")),
@@ -39,27 +37,85 @@ fn exported() -> BTreeSet<String> {
             let (name, field) = (format!("{prefix}{}", &metric[1]), &metric[2]);
             let kind = Regex::new(&format!(r"\b{field}: ([^\n]+),")).unwrap();
             let kind = kind.captures(source).unwrap_or_else(|| panic!("{field}"))[1].to_owned();
-            names.extend(match &kind {
-                kind if kind.contains("Counter") => vec![format!("{name}_total")],
-                kind if kind.contains("Gauge") => vec![name],
-                _ => ["_bucket", "_sum", "_count"].map(|suffix| format!("{name}{suffix}")).to_vec(),
-            });
+            let labels = kind.split_once("Family<").map_or("", |(_, labels)| labels.split_once(',').unwrap().0);
+            let (_, labels) = source.split_once(&format!("struct {labels} {{")).unwrap_or_default();
+            let labels: Vec<_> = label.captures_iter(labels.split('}').next().unwrap_or_default()).collect();
+            let labels: Vec<&str> = labels.iter().map(|label| label.get(1).unwrap().as_str()).collect();
+            assert_eq!(kind.contains("Family<"), !labels.is_empty(), "labels of {name}: {kind}");
+            match &kind {
+                kind if kind.contains("Counter") => take(format!("{name}_total"), &labels),
+                kind if kind.contains("Gauge") => take(name, &labels),
+                _ => {
+                    take(format!("{name}_bucket"), &[&labels[..], &["le"]].concat());
+                    take(format!("{name}_sum"), &labels);
+                    take(format!("{name}_count"), &labels);
+                }
+            }
         }
         assert!(found > 0, "{prefix}: nothing is registered any more?");
     }
-    names
+    series
 }
 
-/// Names of metrics in an expression: neither labels to match nor labels to group by.
-fn metrics(expression: &str) -> Vec<String> {
-    let labels = Regex::new(r"\{[^}]*\}|\b(by|on) \([^)]*\)").unwrap();
-    // A variable of a dashboard: label_values(METRIC, LABEL).
-    let expression =
-        expression.strip_prefix("label_values(").and_then(|it| it.rsplit_once(", ")).map_or(expression, |it| it.0);
-    let bare = labels.replace_all(expression, " ");
-    let name = Regex::new(r"\b[a-z]+_[a-z_]+\b").unwrap();
-    let names = name.find_iter(&bare).map(|name| name.as_str().to_owned());
-    names.filter(|name| name != "histogram_quantile").collect()
+/// What is wrong with the metrics and labels of an expression, of a dashboard's variable (`label_values(METRIC, LABEL)`) or of a
+/// series in the tests of the alerts.
+fn faults(expression: &str, exported: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
+    let (series, wanted) =
+        expression.strip_prefix("label_values(").and_then(|it| it.rsplit_once(", ")).unwrap_or((expression, ""));
+    let grouped = Regex::new(r"\b(?:by|on|without|ignoring|group_left|group_right) ?\(([^)]*)\)").unwrap();
+    let labels =
+        grouped.captures_iter(series).flat_map(|labels| labels[1].split(',').map(str::to_owned).collect::<Vec<_>>());
+    let wanted: Vec<String> = labels.chain([wanted.trim_end_matches(')').to_owned()]).collect();
+    let bare = grouped.replace_all(series, " ");
+    // A name is a metric's where it is no function's; what a metric is asked for stands behind it.
+    let metric = Regex::new(r"\b([a-z]+_[a-z_]+)\b(?:\{([^}]*)\}|([^(]|$))").unwrap();
+    let matcher = Regex::new(r#"(\w+) ?(?:=~|!~|!=|=) ?""#).unwrap();
+    let mut faults = Vec::new();
+    let mut metrics = 0;
+    for found in metric.captures_iter(&bare) {
+        metrics += 1;
+        let Some(labels) = exported.get(&found[1]) else {
+            faults.push(format!("nobody exports {}", &found[1]));
+            continue;
+        };
+        let asked = found.get(2).map_or("", |asked| asked.as_str());
+        let asked = matcher.captures_iter(asked).map(|label| label[1].to_owned());
+        let unknown = asked.chain(wanted.iter().map(|label| label.trim().to_owned()));
+        let unknown = unknown.filter(|label| !label.is_empty() && !labels.contains(label));
+        faults.extend(unknown.map(|label| format!("{} has no label {label}", &found[1])));
+    }
+    if metrics == 0 {
+        faults.push("it names no metric".to_owned());
+    }
+    faults
+}
+
+#[test]
+fn labels_that_no_series_has_are_found() {
+    let exported = exported();
+    let wrong = |expression: &str| faults(expression, &exported).join("; ");
+    assert_eq!(wrong("max by (watch) (mesh_controller_unusable_objects) > 0"), "");
+    assert_eq!(
+        wrong("max by (kind) (mesh_controller_unusable_objects) > 0"),
+        "mesh_controller_unusable_objects has no label kind"
+    );
+    assert_eq!(wrong("sum(rate(mesh_injections_total{result=\"skipped\",reason!~\"a|b\"}[5m]))"), "");
+    assert_eq!(wrong("sum(rate(mesh_injections_total{cause=~\"a\"}[5m]))"), "mesh_injections_total has no label cause");
+    assert_eq!(wrong("sum by (le) (rate(mesh_proxy_overhead_seconds_bucket[5m]))"), "");
+    assert_eq!(
+        wrong("sum by (le) (mesh_proxy_overhead_seconds_sum)"),
+        "mesh_proxy_overhead_seconds_sum has no label le"
+    );
+    assert_eq!(
+        wrong("mesh_build_info unless on (pod, node) mesh_series"),
+        "mesh_build_info has no label node; mesh_series has no label node"
+    );
+    assert_eq!(
+        wrong("label_values(istio_requests_total{reporter=\"source\"}, authority)"),
+        "istio_requests_total has no label authority"
+    );
+    assert_eq!(wrong("mesh_nothing_total > 0"), "nobody exports mesh_nothing_total");
+    assert_eq!(wrong("1 > 0"), "it names no metric");
 }
 
 fn all_on() -> Vec<Value> {
@@ -70,7 +126,7 @@ fn all_on() -> Vec<Value> {
 }
 
 #[test]
-fn dashboards_and_alerts_name_metrics_that_exist() {
+fn dashboards_and_alerts_name_metrics_and_labels_that_exist() {
     let objects = all_on();
     let mut expressions: Vec<String> = Vec::new();
     let dashboards = find(&objects, "ConfigMap", "mesh-dashboards")["data"].as_object().unwrap();
@@ -89,14 +145,34 @@ fn dashboards_and_alerts_name_metrics_that_exist() {
     assert!(expressions.len() > 50, "{}", expressions.len());
     let exported = exported();
     for expression in expressions {
-        let named = metrics(&expression);
-        assert!(!named.is_empty(), "{expression}");
-        for name in named {
-            assert!(exported.contains(&name), "nobody exports {name}\n{expression}");
-        }
+        assert_eq!(faults(&expression, &exported), [""; 0], "{expression}");
         let balanced = |open: char, close: char| expression.matches(open).count() == expression.matches(close).count();
         assert!(balanced('(', ')') && balanced('{', '}') && balanced('[', ']'), "{expression}");
     }
+}
+
+/// What `promtool test rules` is given in the tests on a cluster: each alert fires there in one case and does not in another, and
+/// every series is one that we export.
+#[test]
+fn the_alerts_are_tested_with_series_that_exist() {
+    let tests = include_str!("../../../../integration-tests/tests/cluster/alerts.yaml");
+    let tests: Value = serde_yaml_ng::from_str(tests).unwrap();
+    let exported = exported();
+    let (mut fire, mut silent) = (BTreeSet::new(), BTreeSet::new());
+    for test in tests["tests"].as_array().unwrap() {
+        for series in test["input_series"].as_array().unwrap() {
+            let series = series["series"].as_str().unwrap();
+            assert_eq!(faults(series, &exported), [""; 0], "{series}");
+        }
+        for case in test["alert_rule_test"].as_array().unwrap() {
+            let fires = !case["exp_alerts"].as_array().unwrap().is_empty();
+            let seen = if fires { &mut fire } else { &mut silent };
+            seen.insert(case["alertname"].as_str().unwrap().to_owned());
+        }
+    }
+    let alerts: BTreeSet<String> =
+        rules(&all_on()).iter().map(|rule| rule["alert"].as_str().unwrap().to_owned()).collect();
+    assert_eq!((&fire, &silent), (&alerts, &alerts));
 }
 
 #[test]
