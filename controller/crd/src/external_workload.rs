@@ -42,11 +42,11 @@ pub struct ExternalWorkloadSpec {
     /// Service account its proxy proves to be, in the object's namespace. Without one the workload has no proxy and is
     /// dialled in plain (as `WorkloadEntry.serviceAccount` in Istio).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = MAX_NAME))]
     pub service_account: Option<String>,
     /// Zone the workload is in, such as `eu-west-1a`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
+    #[schemars(length(max = MAX_NAME))]
     pub zone: Option<String>,
     /// Set to true while the workload shuts down but still serves: it is used only when nobody else is ready.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -58,7 +58,7 @@ pub struct ExternalWorkloadSpec {
 pub struct ExternalWorkloadPort {
     /// Name, unique among the ports; a prefix such as `http-` or `tcp-` declares the protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = MAX_PORT_NAME))]
     pub name: Option<String>,
     /// Port, 1 to 65535.
     #[schemars(range(min = 1, max = 65535))]
@@ -89,9 +89,11 @@ pub fn workload(object: &ExternalWorkload) -> Result<Workload, Invalid> {
     }
     let mut ports: Vec<WorkloadPort> = Vec::with_capacity(spec.ports.len());
     for (index, port) in spec.ports.iter().enumerate() {
+        let field = || format!("spec.ports[{index}].name");
+        of_length(&field(), port.name.as_deref(), MAX_PORT_NAME)?;
         let name = port.name.clone().unwrap_or_default();
         if !name.is_empty() && ports.iter().any(|other| other.name == name) {
-            return Err(Invalid::new(format!("spec.ports[{index}].name"), format!("{name:?} is used twice")));
+            return Err(Invalid::new(field(), format!("{name:?} is used twice")));
         }
         let port = crate::manifest::port(&format!("spec.ports[{index}].port"), port.port)?;
         ports.push(WorkloadPort { name, port });
@@ -99,6 +101,8 @@ pub fn workload(object: &ExternalWorkload) -> Result<Workload, Invalid> {
     if spec.service_account.as_deref().is_some_and(str::is_empty) {
         return Err(Invalid::new("spec.serviceAccount", "is empty; leave it out for a workload without a proxy"));
     }
+    of_length("spec.serviceAccount", spec.service_account.as_deref(), MAX_NAME)?;
+    of_length("spec.zone", spec.zone.as_deref().filter(|zone| !zone.is_empty()), MAX_NAME)?;
     Ok(Workload {
         metadata: metadata(&object.metadata, true)?,
         addresses,
@@ -108,6 +112,14 @@ pub fn workload(object: &ExternalWorkload) -> Result<Workload, Invalid> {
         ready: !spec.terminating,
         ..Workload::default()
     })
+}
+
+fn of_length(field: &str, text: Option<&str>, most: usize) -> Result<(), Invalid> {
+    match text.map_or(1, |text| text.chars().count()) {
+        0 => Err(Invalid::new(field, "is empty; leave it out")),
+        length if length > most => Err(Invalid::new(field, format!("has more than {most} characters"))),
+        _ => Ok(()),
+    }
 }
 
 fn addresses(_: &mut SchemaGenerator) -> Schema {
@@ -130,3 +142,30 @@ fn addresses(_: &mut SchemaGenerator) -> Schema {
 
 const MAX_ADDRESSES: usize = 16;
 const MAX_PORTS: usize = 100;
+const MAX_PORT_NAME: usize = 63;
+const MAX_NAME: usize = 253;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Case {
+        spec: serde_yaml_ng::Value,
+        refused: Option<String>,
+    }
+
+    /// A test in a cluster asks an API server the same.
+    #[test]
+    fn the_parser_refuses_what_the_definition_refuses() {
+        let cases: Vec<Case> = serde_yaml_ng::from_str(include_str!("external_workload/cases.yaml")).unwrap();
+        for case in cases {
+            let mut object = serde_yaml_ng::Mapping::new();
+            object.insert("metadata".into(), serde_yaml_ng::from_str("{name: machine}").unwrap());
+            object.insert("spec".into(), case.spec.clone());
+            let read = serde_yaml_ng::from_value::<ExternalWorkload>(object.into()).ok();
+            let is_read = read.is_some_and(|object| workload(&object).is_ok());
+            assert_eq!(is_read, case.refused.is_none(), "{:?}", case.spec);
+        }
+    }
+}
