@@ -10,6 +10,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::serve::admission::UsedUp;
+
 /// The controller's own metrics. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
@@ -27,6 +29,9 @@ pub struct Metrics {
     pub rejected: Counter,
     /// Streams the controller ended or did not let in, by reason.
     pub goodbyes: Family<GoodbyeLabels, Counter>,
+    /// Streams that were not let in, or had to end, because something was used up, and those of which keys wait for that; by
+    /// what it was.
+    pub used_up: Family<UsedUpLabels, Counter>,
     /// Streams whose proxy has seen newer facts than this replica.
     pub behind: Gauge,
     /// Objects in force.
@@ -85,7 +90,9 @@ pub struct WatchLabels {
 pub struct RestartLabels {
     /// The plural of its kind.
     pub watch: &'static str,
-    /// `behind`, `expired`, `silent`, `unreadable` or `went_back`.
+    /// `behind`: a proxy has seen more; `expired`: the API server has forgotten where the watch was; `silent`: nothing came
+    /// for longer than it may last; `stands_still`: the storage had what the watch did not tell in time, which comes again
+    /// and again where etcd does not tell the API server of its progress; `unreadable`; `went_back`: the storage is older.
     pub reason: &'static str,
 }
 
@@ -94,6 +101,13 @@ pub struct RestartLabels {
 pub struct GoodbyeLabels {
     /// Word sent to the proxy.
     pub reason: &'static str,
+}
+
+/// What was used up.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct UsedUpLabels {
+    /// A word of [`UsedUp::as_str`].
+    pub share: &'static str,
 }
 
 impl Metrics {
@@ -112,6 +126,15 @@ impl Metrics {
         mesh.register("acknowledged", "Versions proxies put in force", it.acknowledged.clone());
         mesh.register("rejected", "Versions proxies refused", it.rejected.clone());
         mesh.register("goodbyes", "Streams ended or not let in by this replica", it.goodbyes.clone());
+        for used_up in UsedUp::ALL {
+            // An increase is only seen of what was there before.
+            drop(it.used_up.get_or_create(&UsedUpLabels { share: used_up.as_str() }));
+        }
+        mesh.register(
+            "streams_limited",
+            "Streams not let in or ended because a share was used up, and streams of which keys wait, by share",
+            it.used_up.clone(),
+        );
         mesh.register(
             "streams_behind",
             "Streams whose proxy has seen newer facts than this replica",
@@ -131,6 +154,10 @@ impl Metrics {
         mesh.register("status_writes", "Status of objects written by this replica as leader", it.status_writes.clone());
         mesh.register("source_age_seconds", "Since the sources were last known to be live", it.source_age.clone());
         it
+    }
+
+    pub(crate) fn used_up(&self, share: UsedUp) {
+        self.used_up.get_or_create(&UsedUpLabels { share: share.as_str() }).inc();
     }
 
     pub(crate) fn goodbye(&self, reason: &'static str) {

@@ -129,7 +129,10 @@ impl Shared {
         let knocked = self.admission.lock().knock(now, address, id);
         let used_up = match knocked.map(|()| self.places.enter(address)) {
             Ok(Ok(place)) => return Ok(place),
-            Ok(Err(NoPlace::Full { .. })) => return Err(self.admission.lock().turn_away(now)),
+            Ok(Err(NoPlace::Full { .. })) => {
+                self.complain(UsedUp::Streams, address, id);
+                return Err(self.admission.lock().turn_away(now));
+            }
             Ok(Err(NoPlace::Own)) => UsedUp::StreamsOfAddress,
             Err(used_up) => used_up,
         };
@@ -142,8 +145,9 @@ impl Shared {
         self.sayings.take(address.to_canonical(), Instant::now().into_std())
     }
 
-    /// A line for people, not one for each time.
+    /// Counts, and says so to people, not each time.
     fn complain(&self, used_up: UsedUp, address: IpAddr, id: &SpiffeId) {
+        self.metrics.used_up(used_up);
         if self.complaints.take(Instant::now().into_std()) {
             tracing::warn!(%id, %address, "{used_up}");
         }

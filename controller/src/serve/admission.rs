@@ -3,7 +3,8 @@
 //!
 //! Whoever has a certificate may ask as often as it likes, and must not thereby keep others from asking: each address and
 //! each identity has a share of the rate, which is asked before what all have together. What all have is taken only by
-//! those who have said who they are.
+//! those who have said who they are. Whoever meets a limit is counted, by [what was used up](UsedUp):
+//! `mesh_controller_streams_limited_total`, label `share`.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -26,7 +27,7 @@ pub struct AdmissionLimits {
     pub pods_per_address: Option<usize>,
 }
 
-/// Whose share of what is used up, and what an operator can do.
+/// What is used up, of whose share or of what all have, and what an operator can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UsedUp {
     /// New streams of an address.
@@ -44,6 +45,38 @@ pub enum UsedUp {
          within seconds, sooner with more controller.replicas"
     )]
     StreamsPerSecondOfIdentity,
+    /// New streams of all.
+    #[error("this replica takes no more new streams in a second, and says when to come back")]
+    StreamsPerSecond,
+    /// Open streams of all.
+    #[error(
+        "this replica has as many streams open as it may, and who has most of them gives way; set more controller.replicas"
+    )]
+    Streams,
+}
+
+impl UsedUp {
+    /// Every one.
+    pub const ALL: [Self; 6] = [
+        Self::StreamsPerSecondOfAddress,
+        Self::StreamsOfAddress,
+        Self::KeysOfAddress,
+        Self::StreamsPerSecondOfIdentity,
+        Self::StreamsPerSecond,
+        Self::Streams,
+    ];
+
+    /// Its word in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::StreamsPerSecondOfAddress => "streams_per_second_of_address",
+            Self::StreamsOfAddress => "streams_of_address",
+            Self::KeysOfAddress => "keys_of_address",
+            Self::StreamsPerSecondOfIdentity => "streams_per_second_of_identity",
+            Self::StreamsPerSecond => "streams_per_second",
+            Self::Streams => "streams",
+        }
+    }
 }
 
 /// A token bucket for all, one for each address and identity, and a timetable for those who are turned away.

@@ -62,7 +62,10 @@ impl DiscoveryStream {
     pub(crate) async fn run(mut self, mut place: Place) {
         let end = tokio::select! {
             Err(end) = self.serve() => end,
-            () = place.taken_away() => End::Goodbye("overloaded", own_pause()),
+            () = place.taken_away() => {
+                self.open.shared.complain(UsedUp::Streams, self.address, &self.id);
+                End::Goodbye("overloaded", own_pause())
+            }
         };
         match end {
             End::Gone => tracing::debug!(proxy = self.proxy, "stream ended"),
@@ -161,7 +164,11 @@ impl DiscoveryStream {
         Self::take_in(&mut session, &mut share, &self.open.shared.hub.worlds()).await;
         // Last: only who has said all of this takes what is everybody's.
         let admitted = self.open.shared.admission.lock().admit(Instant::now());
-        admitted.map_err(|retry_after| End::Goodbye("overloaded", retry_after))?;
+        admitted.map_err(|retry_after| {
+            // Nobody's fault: so it is for a moment whenever replicas begin anew.
+            self.open.shared.metrics.used_up(UsedUp::StreamsPerSecond);
+            End::Goodbye("overloaded", retry_after)
+        })?;
         Ok((session, share))
     }
 

@@ -15,6 +15,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::session::tests::{facts, mesh};
 use super::*;
+use crate::metrics::UsedUpLabels;
 use crate::progress::Progress;
 
 mod crowd;
@@ -84,6 +85,15 @@ impl Control {
 
     fn publish(&self, position: u64, endpoints: &[u8]) -> bool {
         self.hub.publish(facts(endpoints), Progress::of("directory", position), Instant::now())
+    }
+
+    /// Of all shares that somebody met with a limit of.
+    fn used_up(&self) -> Vec<&'static str> {
+        let met = |share: &UsedUp| {
+            let labels = UsedUpLabels { share: share.as_str() };
+            self.metrics.used_up.get_or_create(&labels).get() > 0
+        };
+        UsedUp::ALL.into_iter().filter(met).map(UsedUp::as_str).collect()
     }
 
     fn metrics_text(&self) -> String {
@@ -268,6 +278,7 @@ async fn who_does_not_fit_in_is_told_when_to_come_back() {
     assert_eq!(goodbye.reason, "overloaded");
     assert!(goodbye.retry_after_ms >= 1000);
     assert_eq!(control.metrics.streams.get(), 1);
+    assert_eq!(control.used_up(), ["streams"]);
 }
 
 #[tokio::test]

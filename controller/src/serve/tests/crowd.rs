@@ -39,6 +39,7 @@ async fn whoever_opens_streams_without_end_keeps_nobody_out() {
     // And ten more in each second that this takes.
     assert!((500..900).contains(&served), "{served}");
     assert!(control.open_from(3, WEB, hello_from(3)).await.is_served().await);
+    assert_eq!(control.used_up(), ["streams_per_second_of_address"]);
 }
 
 #[tokio::test]
@@ -48,6 +49,10 @@ async fn what_has_not_said_hello_takes_nothing_from_the_others() {
     let silent = DiscoveryClient::new(channel).discover(tokio_stream::pending()).await.unwrap().into_inner();
     assert!(control.open_from(3, WEB, hello_from(3)).await.is_served().await);
     drop(silent);
+    assert_eq!(control.used_up(), [""; 0]);
+    let other = "spiffe://cluster.local/ns/shop/sa/other";
+    assert!(!control.open_from(4, other, hello_from(4)).await.is_served().await);
+    assert_eq!(control.used_up(), ["streams_per_second"]);
 }
 
 #[tokio::test]
@@ -61,6 +66,7 @@ async fn whoever_has_fewer_streams_gets_the_place_of_whoever_has_most() {
     }
     assert!(control.open_from(3, WEB, hello_from(3)).await.is_served().await);
     assert_eq!(evil[0].goodbye().await.reason, "overloaded");
+    assert_eq!(control.used_up(), ["streams"]);
 }
 
 #[tokio::test]
@@ -93,6 +99,7 @@ async fn an_address_has_so_many_subscriptions_and_the_others_have_theirs() {
     third.subscribe(wire::key::Kind::Settings(wire::Unit {})).await;
     let update = third.update().await;
     assert!(matches!(update.value, Some(wire::update::Value::Settings(_))), "{update:?}");
+    assert_eq!(control.used_up(), ["keys_of_address"]);
     // So does that of a proxy which comes with more than there is room for.
     let (mut fourth, mut fifth, mut sixth) = (
         control.open_from(2, EVIL, greedy()).await,
