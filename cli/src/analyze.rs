@@ -9,31 +9,32 @@
 //!   cluster ─► online ─┘
 //! ```
 
-use std::io::{IsTerminal as _, Read as _};
 use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
 use crate::args::ScopeArgs;
 use crate::check::many;
+use crate::input::{self, Inputs};
 use crate::output::{self, Format};
 use crate::table::printable;
+use crate::usage::usage;
 
 pub mod annotations;
 pub mod judge;
+pub mod mistakes;
 pub mod online;
 pub mod source;
 
 use judge::{Judged, Known};
-use source::{Input, Source};
 
 /// `analyze`.
 #[derive(Debug, Clone, Default, ClapArgs)]
 pub struct AnalyzeArgs {
-    /// A manifest, a directory of them (*.yaml, *.yml, *.json), or - for standard input; may be given several times. No
-    /// cluster is asked [default: what is in the cluster]
+    /// A manifest, a directory of them with all below it (*.yaml, *.yml, *.json, but nothing hidden), or - for standard
+    /// input; may be given several times. No cluster is asked [default: what is in the cluster]
     #[arg(short, long, value_name = "FILE|DIR|-")]
     pub filename: Vec<String>,
     /// Which namespaces; with --filename all of them.
@@ -92,14 +93,15 @@ pub struct Analysis {
 
 /// Analyzes manifests; no cluster is asked.
 pub fn run_on_files(args: &AnalyzeArgs, format: Format) -> anyhow::Result<()> {
-    let mut inputs = Vec::new();
-    for name in &args.filename {
-        inputs.extend(read(name)?);
+    let Inputs { read: inputs, mut notes } = input::read(&args.filename, STDIN)?;
+    let (sources, foreign) = source::objects(&inputs);
+    notes.extend(foreign);
+    for note in &notes {
+        eprintln!("meshctl: {}", printable(note.clone()));
     }
-    let sources: Vec<Source> = inputs.iter().flat_map(source::split).collect();
     let unreadable = source::unreadable(&inputs);
     if sources.is_empty() && unreadable.is_empty() {
-        bail!("there is no object in {}", args.filename.join(", "));
+        return Err(usage(format!("there is no object in {}", args.filename.join(", "))));
     }
     let mut judged = judge::judge(&sources, &Known::files());
     judged.findings.extend(unreadable);
@@ -193,44 +195,15 @@ impl Finding {
     }
 }
 
-fn read(name: &str) -> anyhow::Result<Vec<Input>> {
-    if name == "-" {
-        let mut input = std::io::stdin();
-        if input.is_terminal() {
-            bail!(
-                "give it manifests on standard input: kubectl get deploy,svc,httproute -o yaml | meshctl analyze -f -"
-            );
-        }
-        let mut text = String::new();
-        input.read_to_string(&mut text).context("standard input is not text")?;
-        return Ok(vec![Input { file: "-".to_owned(), text: Ok(text) }]);
-    }
-    let path = Path::new(name);
-    let about = |error: std::io::Error| anyhow::anyhow!("{name} cannot be read: {error}");
-    if !path.is_dir() {
-        let text = std::fs::read_to_string(path).map_err(about)?;
-        return Ok(vec![Input { file: name.to_owned(), text: Ok(text) }]);
-    }
-    let mut files: Vec<_> = std::fs::read_dir(path).map_err(about)?.flatten().map(|entry| entry.path()).collect();
-    files.retain(|file| file.extension().is_some_and(|end| ["yaml", "yml", "json"].iter().any(|one| end == *one)));
-    files.sort_unstable();
-    if files.is_empty() {
-        bail!("there is no *.yaml, *.yml or *.json in {name} (directories within it are not looked into)");
-    }
-    let read = |file: &std::path::PathBuf| Input {
-        file: file.display().to_string(),
-        text: std::fs::read_to_string(file).map_err(|error| format!("cannot be read: {error}")),
-    };
-    Ok(files.iter().map(read).collect())
-}
-
+const STDIN: &str = "kubectl get deploy,svc,httproute -o yaml | meshctl analyze -f -";
 /// Help that teaches.
 pub const EXAMPLES: &str = "\
 Examples:
   meshctl analyze                          the namespace of your kubeconfig's context
   meshctl analyze -n shop
   meshctl analyze -A                       the whole cluster
-  meshctl analyze -f manifests/            before they are applied; no cluster is asked
+  meshctl analyze -f manifests/            before they are applied, with all below it; no cluster is asked
+  meshctl analyze -f base/ -f extra.yaml
   kustomize build . | meshctl analyze -f -
   meshctl analyze -f app.yaml -o json      for a program, or a pull request's checks
 
@@ -238,9 +211,7 @@ Looks at HTTPRoutes, Services, the kinds of meshctl.io, and meshctl.io annotatio
 namespaces, with the same functions as the mesh itself: × is refused by the mesh, or makes requests fail, or leaves pods \
 without their proxy; ‼ has no effect, or hardly the one that was meant. Each line says where, and what to write instead. What \
 only the files' readers can know, as whether a Service is in the cluster already, is a warning with --filename and an error \
-without. Nothing is changed.
-
-Exit codes: 0 when there is no error (warnings are none), 1 otherwise.";
+without. Nothing is changed.";
 
 #[cfg(test)]
 mod tests;

@@ -8,21 +8,22 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use crate::install::Way;
 use crate::install::preflight;
 use crate::kubernetes::ClusterArgs;
-use crate::output::Format;
+
+mod examples;
+mod outputs;
 
 /// Everything that can be typed.
 #[derive(Debug, Parser)]
-#[command(name = "meshctl", version, about = "Install a service mesh, look at it, and try one out", after_help = EXAMPLES)]
+#[command(name = "meshctl", version, about = "Install a service mesh, look at it, and try one out", after_help = examples::EXAMPLES)]
 #[command(arg_required_else_help = true)]
 pub struct Args {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-    /// How to print: table for people, json for programs; with stat also wide, a table with errors per second; with install and
-    /// upgrade also yaml, the objects, and nothing is done
-    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table, value_name = "FORMAT")]
+    /// How to print; each command's help says what it has
+    #[arg(short, long, global = true, value_enum, value_name = "FORMAT")]
     #[arg(hide_possible_values = true, help_heading = EVERYWHERE)]
-    pub output: Output,
+    pub output: Option<Output>,
     /// Directory of a running demo [default: found by itself]
     #[arg(long, visible_alias = "directory", global = true, value_name = "DIR", env = "MESHCTL_DEMO_DIR")]
     #[arg(hide_env_values = true, help_heading = EVERYWHERE)]
@@ -45,66 +46,53 @@ pub enum Output {
     Yaml,
 }
 
-impl Args {
-    /// The format of a command that answers in tables.
-    pub fn format(&self) -> anyhow::Result<Format> {
-        match self.output {
-            Output::Table => Ok(Format::Table),
-            Output::Wide if matches!(self.command, Command::Stat(_)) => Ok(Format::Table),
-            Output::Wide => anyhow::bail!("-o wide is for stat"),
-            Output::Json => Ok(Format::Json),
-            Output::Yaml => anyhow::bail!("-o yaml is for install and upgrade; use -o json"),
-        }
-    }
-}
-
 /// One command.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Install the mesh into a cluster, go on with an interrupted installation, or change its values
-    #[command(after_help = INSTALL_EXAMPLES)]
+    #[command(after_help = examples::INSTALL_EXAMPLES)]
     Install(InstallArgs),
     /// Bring an installed mesh to this version, with the values it was installed with
-    #[command(after_help = UPGRADE_EXAMPLES)]
+    #[command(after_help = examples::UPGRADE_EXAMPLES)]
     Upgrade(UpgradeArgs),
     /// Take the mesh out of a cluster
-    #[command(after_help = UNINSTALL_EXAMPLES)]
+    #[command(after_help = examples::UNINSTALL_EXAMPLES)]
     Uninstall(UninstallArgs),
-    /// Annotate manifests so that their pods get a proxy: standard input to standard output
-    #[command(after_help = INJECT_EXAMPLES)]
+    /// Annotate manifests so that their pods get a proxy: files or standard input to standard output
+    #[command(after_help = examples::INJECT_EXAMPLES)]
     Inject(InjectArgs),
-    /// Take that annotation out of manifests again: standard input to standard output
-    #[command(after_help = UNINJECT_EXAMPLES)]
-    Uninject,
+    /// Take that annotation out of manifests again: files or standard input to standard output
+    #[command(after_help = examples::UNINJECT_EXAMPLES)]
+    Uninject(ManifestArgs),
     /// Is the mesh well? One line per check, with a hint beside each that fails
-    #[command(after_help = CHECK_EXAMPLES)]
+    #[command(after_help = examples::CHECK_EXAMPLES)]
     Check(CheckArgs),
     /// What is wrong, or without effect, in manifests or in a cluster: routes, Services, annotations, the mesh's own kinds
     #[command(after_help = crate::analyze::EXAMPLES)]
     Analyze(crate::analyze::AnalyzeArgs),
     /// Success rate, requests per second, latency and mTLS share of every workload
-    #[command(after_help = STAT_EXAMPLES)]
+    #[command(after_help = examples::STAT_EXAMPLES)]
     Stat(StatArgs),
     /// Who calls whom, how it goes, and which identities both ends showed
-    #[command(after_help = EDGES_EXAMPLES)]
+    #[command(after_help = examples::EDGES_EXAMPLES)]
     Edges(EdgesArgs),
     /// Certificate of every proxy: identity, expiry, renewals, trust anchors
-    #[command(after_help = IDENTITY_EXAMPLES)]
+    #[command(after_help = examples::IDENTITY_EXAMPLES)]
     Identity(ProxyArgs),
     /// How current every proxy's picture of the mesh is, and what it rejected
-    #[command(name = "proxy-status", after_help = PROXY_STATUS_EXAMPLES)]
+    #[command(name = "proxy-status", after_help = examples::PROXY_STATUS_EXAMPLES)]
     ProxyStatus(ProxyStatusArgs),
     /// Version of this program, of the cluster, of the control plane and of every proxy that answers
-    #[command(after_help = VERSION_EXAMPLES)]
+    #[command(after_help = examples::VERSION_EXAMPLES)]
     Version(VersionArgs),
     /// What a reason in Proxy-Status, in a proxy's log or in mesh_failures_total means, and what to look at
     #[command(after_help = crate::explain::EXAMPLES)]
     Explain(crate::explain::ExplainArgs),
     /// Run a whole mesh on this machine: no Kubernetes, no registry, nothing to install
-    #[command(after_help = DEMO_EXAMPLES)]
+    #[command(after_help = examples::DEMO_EXAMPLES)]
     Demo(DemoArgs),
     /// Print the completion script of a shell
-    #[command(after_help = COMPLETION_EXAMPLES)]
+    #[command(after_help = examples::COMPLETION_EXAMPLES)]
     Completion {
         /// Which shell.
         shell: Shell,
@@ -139,6 +127,13 @@ pub struct ValuesArgs {
     pub ha: bool,
 }
 
+impl ValuesArgs {
+    /// Whether nothing is asked for beside the chart's own.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty() && self.set.is_empty() && self.set_string.is_empty() && !self.ha
+    }
+}
+
 /// `install`.
 #[derive(Debug, ClapArgs)]
 pub struct InstallArgs {
@@ -170,9 +165,32 @@ pub struct UpgradeArgs {
     pub way: Way,
 }
 
+/// Manifests to rewrite.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub struct ManifestArgs {
+    /// A manifest, a directory of them with all below it (*.yaml, *.yml, *.json, but nothing hidden), or - for standard
+    /// input [default: -]
+    #[arg(value_name = "FILE|DIR|-")]
+    pub files: Vec<String>,
+    /// The same, as kubectl takes it; may be given several times
+    #[arg(short, long, value_name = "FILE|DIR|-")]
+    pub filename: Vec<String>,
+}
+
+impl ManifestArgs {
+    /// What to read.
+    pub fn names(&self) -> Vec<String> {
+        let named: Vec<String> = self.files.iter().chain(&self.filename).cloned().collect();
+        if named.is_empty() { vec!["-".to_owned()] } else { named }
+    }
+}
+
 /// `inject`.
 #[derive(Debug, ClapArgs)]
 pub struct InjectArgs {
+    /// What.
+    #[command(flatten)]
+    pub manifests: ManifestArgs,
     /// Annotate them against a proxy, whatever their namespace says
     #[arg(long)]
     pub disable: bool,
@@ -375,160 +393,10 @@ fn window(text: &str) -> Result<Duration, String> {
 
 /// Heading of the flags that every command has.
 const EVERYWHERE: &str = "Every command";
-const EXAMPLES: &str = "\
-Examples:
-  meshctl demo                 run a whole mesh here and watch it
-  meshctl install              install the mesh into a Kubernetes cluster
-  meshctl check                is everything well?
-  meshctl stat                 figures of every workload
-  meshctl edges -o json        who calls whom, for a program
-
-Exit codes: 0 all is well, 1 something is not (the message says what to do), 2 the command line \
-makes no sense.";
-
-const INSTALL_EXAMPLES: &str = "\
-Examples:
-  meshctl install
-  meshctl install --ha
-  meshctl install --set image.registry=registry.example.com/mesh --set proxy.logLevel=warn
-  meshctl install -f values.yaml
-  meshctl install -o yaml | less        what would be applied; no cluster is asked
-
-Renders the same charts as Helm (charts/mesh-crds, charts/mesh; charts/mesh/values.yaml lists the values) and applies them \
-to the namespace mesh-system. Run it again after an interruption, or with other values: the values \
-given are all there are (upgrade keeps the last ones). While one runs, another is refused. What Helm \
-installed is left to Helm.";
-
-const INJECT_EXAMPLES: &str = "\
-Examples:
-  kubectl get deploy -o yaml | meshctl inject | kubectl apply -f -
-  meshctl inject < app.yaml > meshed.yaml
-  meshctl inject --disable < batch.yaml | kubectl apply -f -
-  meshctl inject --manual < app.yaml | kubectl apply -f -
-  meshctl inject --manual --ignore-cluster < app.yaml | diff app.yaml -
-
-Sets the annotation meshctl.io/inject on what pods are made from (Deployment, StatefulSet, DaemonSet, Job, CronJob, \
-Pod, Namespace …, in YAML or JSON, many documents or a List). The proxy itself is put in by the \
-cluster when the pod is made; with --manual it is put in here, by the same rules and with the settings of the installed mesh, and \
-keeps its version until the manifest is made anew. Documents that change lose their comments, the others stay as they are.";
-
-const UNINJECT_EXAMPLES: &str = "\
-Examples:
-  kubectl get deploy -o yaml | meshctl uninject | kubectl apply -f -
-  meshctl uninject < meshed.yaml > app.yaml
-
-From then on the namespace decides. A proxy that inject --manual put in stays: make the manifest anew without it.";
-
-const UPGRADE_EXAMPLES: &str = "\
-Examples:
-  meshctl upgrade --plan
-  meshctl upgrade
-  meshctl upgrade --set controller.replicas=3   and keep all other values
-
-Running proxies keep their version until their pods are restarted; those of the same and the \
-minor version before go on working.";
-
-const UNINSTALL_EXAMPLES: &str = "\
-Examples:
-  meshctl uninstall
-  meshctl uninstall --crds     the kinds of meshctl.io and all objects of theirs as well
-  meshctl uninstall --force    even while pods have a proxy: they work until their certificates end
-
-Refuses while pods have a proxy, because they lose their certificate authority, and says when each \
-certificate ends. Labels that the mesh wrote on namespaces go; annotations stay: they are their owners' words. \
-The namespace mesh-system goes if meshctl install made it and nothing of anybody else's is in it.";
-
-const CHECK_EXAMPLES: &str = "\
-Examples:
-  meshctl check --pre          can a mesh be installed here?
-  meshctl check --pre --ha     the same for meshctl install --ha; -f and --set as there
-  meshctl check                is the installed one well?
-  meshctl check --proxy        its proxies too
-  meshctl check -n shop        one namespace of yours, with no rights elsewhere
-  meshctl check --wait 1m      until all is well, for a script
-  meshctl check -o json
-
-Exit codes: 0 when nothing failed (warnings are no failure), 1 otherwise.";
-
-const STAT_EXAMPLES: &str = "\
-Examples:
-  meshctl stat                 per workload, as its own proxy saw it
-  meshctl stat deploy -n shop
-  meshctl stat deploy/web --to svc/cart
-  meshctl stat svc -A
-  meshctl stat pod --proxy     what each proxy takes
-  meshctl stat --by version    how a canary does beside the stable version
-  meshctl stat --window 10s    calmer figures
-  meshctl stat -o wide         errors per second as well
-
-MESHED is proxies that answered out of pods known. SUCCESS is the share of requests that did not fail: failures are 5xx, \
-requests without an answer, and the gRPC statuses that are the server's doing (UNKNOWN, DEADLINE_EXCEEDED, \
-RESOURCE_EXHAUSTED, INTERNAL, UNAVAILABLE, DATA_LOSS). A 4xx is the client's doing and counts as a success; -o wide \
-and -o json show 4xx and failures per second. MTLS is the share of requests that came by mutual TLS. Behind an HTTPRoute, the \
-Service of a request is the backend it was sent to. CPU and MEMORY are the sum of the row's proxies; \
-ADDED is the time that requests spent in the proxies of their callers rather than behind them.";
-
-const EDGES_EXAMPLES: &str = "\
-Examples:
-  meshctl edges
-  meshctl edges -n shop
-  meshctl edges -A --window 10s
-  meshctl edges -o json
-
-Figures are those of the calling proxy where it is known; identities are from the certificates \
-both ends showed.";
-
-const IDENTITY_EXAMPLES: &str = "\
-Examples:
-  meshctl identity
-  meshctl identity -n shop
-  meshctl identity deploy/web -n shop
-  meshctl identity -A -o json
-
-EXPIRES IN is what is left of the certificate in force, RENEWS IN when the proxy asks for the next one.";
-
-const PROXY_STATUS_EXAMPLES: &str = "\
-Examples:
-  meshctl proxy-status
-  meshctl proxy-status -A            of all namespaces
-  meshctl proxy-status deploy/web    with every key they subscribe to
-  meshctl proxy-status --stale-after 5s
-
-AGE is how long ago the sources behind a proxy's picture were last known to be live.";
-
-const VERSION_EXAMPLES: &str = "\
-Examples:
-  meshctl version
-  meshctl version --client     this program only; nothing is asked
-
-Proxies go on working with a control plane of their own or the next minor version: meshctl upgrade --plan says so beforehand.";
-
-const DEMO_EXAMPLES: &str = "\
-Examples:
-  meshctl demo                 until Ctrl-C; look around from another terminal with meshctl stat
-  meshctl demo --once          a test: 10 seconds of traffic, then a verdict
-  meshctl demo --rps 500
-
-Runs identity, controller and a shop of five services, each pod in a network namespace of its own \
-with its proxy. Needs Linux, and root or unprivileged user namespaces. Nothing of this machine's \
-network is touched, and everything is gone when it ends.";
-
-const COMPLETION_EXAMPLES: &str = "\
-Examples:
-  source <(meshctl completion bash)
-  meshctl completion zsh > \"${fpath[1]}/_meshctl\"
-  meshctl completion fish > ~/.config/fish/completions/meshctl.fish";
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
-
-    #[test]
-    fn the_tree_is_consistent() {
-        Args::command().debug_assert();
-    }
 
     #[test]
     fn durations() {
@@ -554,7 +422,7 @@ mod tests {
     #[test]
     fn flags_go_before_or_after_the_command() {
         let args = Args::try_parse_from(["meshctl", "stat", "-o", "json", "--demo-dir", "/x"]).unwrap();
-        assert_eq!((args.output, args.demo_dir.as_deref()), (Output::Json, Some(std::path::Path::new("/x"))));
+        assert_eq!((args.output, args.demo_dir.as_deref()), (Some(Output::Json), Some(std::path::Path::new("/x"))));
         assert!(Args::try_parse_from(["meshctl", "-o", "json", "check", "--wait", "5s"]).is_ok());
         assert!(Args::try_parse_from(["meshctl", "demo", "--keep-open"]).is_err());
         let args = Args::try_parse_from(["meshctl", "check", "--context", "kind-a"]).unwrap();

@@ -14,7 +14,7 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 use crate::output::{self, Format};
-use crate::table;
+use crate::{table, usage};
 
 pub mod before;
 pub mod fetch;
@@ -80,7 +80,9 @@ pub async fn run(
     let report = loop {
         let report = look().await;
         let well = report.as_ref().is_ok_and(|report| report.outcome == Outcome::Passed);
-        if well || Instant::now() >= deadline {
+        // What was typed does not get better by waiting.
+        let nonsense = report.as_ref().is_err_and(usage::is_usage);
+        if well || nonsense || Instant::now() >= deadline {
             break report?;
         }
         sleep(Duration::from_millis(500)).await;

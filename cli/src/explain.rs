@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::output::{self, Format};
 use crate::table::Table;
+use crate::usage::usage;
 
 /// Help of the command.
 pub const EXAMPLES: &str = "\
@@ -68,8 +69,10 @@ fn find(text: &str) -> anyhow::Result<Reason> {
     let word: String =
         details.trim_matches(['"', ' ']).chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
     Reason::from_str(&word).map_err(|_| {
-        anyhow::anyhow!("no reason of the mesh is in {text:?}; meshctl explain lists them all. Where a response has no header Proxy-Status \
-                         with details=, the application itself answered")
+        usage(format!(
+            "no reason of the mesh is in {text:?}; meshctl explain lists them all. Where a response has no header Proxy-Status \
+             with details=, the application itself answered"
+        ))
     })
 }
 

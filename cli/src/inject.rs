@@ -7,13 +7,15 @@
 pub mod manual;
 
 use std::fmt;
-use std::io::{IsTerminal as _, Read as _};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow};
+use k8s_openapi::api::core::v1::PodSpec;
 use proto::names;
 use serde::Deserialize as _;
 use serde_json::{Map, Value};
 
+use crate::args::{ManifestArgs, Output};
+use crate::input::{self, Input, Inputs};
 use crate::output;
 
 /// What to do with pods.
@@ -57,61 +59,136 @@ pub enum Done {
     NoPods,
 }
 
-/// Reads standard input, writes standard output, and tells on standard error what was done.
-pub fn run(wish: Wish<'_>) -> anyhow::Result<()> {
-    let mut input = std::io::stdin();
-    if input.is_terminal() {
-        bail!("give it manifests on standard input: kubectl get deploy -o yaml | meshctl inject | kubectl apply -f -");
+/// Reads manifests, writes standard output, and tells on standard error what was done.
+pub fn run(args: &ManifestArgs, wish: Wish<'_>, output: Option<Output>) -> anyhow::Result<()> {
+    let Inputs { read, notes } = input::read(&args.names(), STDIN)?;
+    let rewritten = rewrite(&read, wish, output)?;
+    for note in notes.iter().chain(&rewritten.notes) {
+        eprintln!("meshctl: {}", crate::table::one_line(note));
     }
-    let mut text = String::new();
-    input.read_to_string(&mut text).context("standard input is not text")?;
-    let (text, fates) = rewrite(&text, wish)?;
-    for fate in &fates {
+    for fate in &rewritten.fates {
         eprintln!("{fate}");
     }
-    output::print(&text)
+    output::print(&rewritten.text)
 }
 
-/// The manifests with the wish in them, and what became of each object.
-pub fn rewrite(text: &str, wish: Wish<'_>) -> anyhow::Result<(String, Vec<Fate>)> {
-    let mut fates = Vec::new();
-    if text.trim_start().starts_with('{') {
-        let mut out = String::new();
-        for document in serde_json::Deserializer::from_str(text).into_iter::<Value>() {
-            let mut object = document.context("standard input is neither JSON nor YAML")?;
-            apply(&mut object, wish, &mut fates);
-            out.push_str(&output::json(&object));
+/// Manifests with the wish in them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rewritten {
+    /// All of them.
+    pub text: String,
+    /// What became of each object.
+    pub fates: Vec<Fate>,
+    /// What was left out.
+    pub notes: Vec<String>,
+}
+
+/// Puts the wish into all manifests, written as they came or as `output` says.
+pub fn rewrite(inputs: &[Input], wish: Wish<'_>, output: Option<Output>) -> anyhow::Result<Rewritten> {
+    let mut rewritten = Rewritten::default();
+    let mut parts: Vec<Vec<Document>> = Vec::new();
+    for input in inputs {
+        let name = if input.file == "-" { "standard input" } else { &input.file };
+        let text = input.text.as_ref().map_err(|problem| anyhow!("{name} {problem}"))?;
+        let before = rewritten.fates.len();
+        let documents = one(text, wish, &mut rewritten.fates).with_context(|| name.to_owned())?;
+        if input.found && rewritten.fates.len() == before {
+            rewritten.notes.push(format!("{name} is no manifest of Kubernetes: left out"));
+        } else {
+            parts.push(documents);
         }
-        return Ok((out, fates));
     }
-    let mut out = String::with_capacity(text.len());
-    for (index, document) in documents(text).into_iter().enumerate() {
+    let is_json = |documents: &Vec<Document>| documents.iter().any(|document| document.is_json);
+    let output = match output {
+        // One stream cannot hold both as they are.
+        None if parts.iter().any(is_json) && !parts.iter().all(is_json) => Some(Output::Yaml),
+        output => output,
+    };
+    for documents in &parts {
+        for (index, document) in documents.iter().enumerate() {
+            document.write(&mut rewritten.text, index == 0, output)?;
+        }
+    }
+    Ok(rewritten)
+}
+
+/// The documents of one text, and what becomes of their objects.
+fn one(text: &str, wish: Wish<'_>, fates: &mut Vec<Fate>) -> anyhow::Result<Vec<Document>> {
+    if text.trim_start().starts_with('{') {
+        let mut documents = Vec::new();
+        for document in serde_json::Deserializer::from_str(text).into_iter::<Value>() {
+            let mut object = document.context("is neither JSON nor YAML")?;
+            apply(&mut object, wish, fates);
+            documents.push(Document { separator: String::new(), body: output::json(&object), object, is_json: true });
+        }
+        return Ok(documents);
+    }
+    let mut documents = documents(text);
+    for (index, document) in documents.iter_mut().enumerate() {
         let parsed = serde_yaml_ng::Deserializer::from_str(&document.body);
         let mut object = Value::deserialize(parsed).with_context(|| format!("document {} is not YAML", index + 1))?;
         let before = fates.len();
-        apply(&mut object, wish, &mut fates);
-        out.push_str(&document.separator);
+        apply(&mut object, wish, fates);
         if fates[before..].iter().any(|fate| matches!(fate.done, Done::Changed | Done::Injected(_))) {
-            out.push_str(&serde_yaml_ng::to_string(&object).context("a document cannot be written as YAML")?);
-        } else {
-            out.push_str(&document.body);
+            document.body = yaml(&object)?;
         }
+        document.object = object;
     }
-    Ok((out, fates))
+    Ok(documents)
 }
 
 struct Document {
     /// The line that it begins with, if it is not the first.
     separator: String,
+    /// As it is to be written.
     body: String,
+    /// What it holds.
+    object: Value,
+    is_json: bool,
+}
+
+impl Document {
+    fn write(&self, text: &mut String, is_first_of_input: bool, output: Option<Output>) -> anyhow::Result<()> {
+        if output == Some(Output::Json) {
+            if !self.object.is_null() {
+                text.push_str(&output::json(&self.object));
+            }
+            return Ok(());
+        }
+        if is_first_of_input && !text.is_empty() && self.body.trim().is_empty() {
+            return Ok(());
+        }
+        let is_written_anew = self.is_json && output == Some(Output::Yaml);
+        let runs_on = is_first_of_input && (!self.is_json || is_written_anew);
+        if is_written_anew || (runs_on && self.separator.is_empty()) {
+            text.push_str(if text.is_empty() { "" } else { "---\n" });
+        }
+        text.push_str(&self.separator);
+        if is_written_anew {
+            text.push_str(&yaml(&self.object)?)
+        } else {
+            text.push_str(&self.body)
+        }
+        Ok(())
+    }
+}
+
+fn yaml(object: &Value) -> anyhow::Result<String> {
+    serde_yaml_ng::to_string(object).context("a document cannot be written as YAML")
 }
 
 fn documents(text: &str) -> Vec<Document> {
-    let mut documents = vec![Document { separator: String::new(), body: String::new() }];
+    let empty = |separator: &str| Document {
+        separator: separator.to_owned(),
+        body: String::new(),
+        object: Value::Null,
+        is_json: false,
+    };
+    let mut documents = vec![empty("")];
     for line in text.split_inclusive('\n') {
         let is_separator = line.trim_end() == "---" || line.starts_with("--- #");
         if is_separator {
-            documents.push(Document { separator: line.to_owned(), body: String::new() });
+            documents.push(empty(line));
         } else if let Some(document) = documents.last_mut() {
             document.body.push_str(line);
         }
@@ -153,8 +230,7 @@ fn apply(object: &mut Value, wish: Wish<'_>, fates: &mut Vec<Fate>) {
 
 /// Whether `inject --manual` put the proxy in, or a webhook did before the object was fetched.
 fn has_proxy(template: &Value) -> bool {
-    let containers = template["spec"]["initContainers"].as_array();
-    containers.is_some_and(|containers| containers.iter().any(|container| container["name"] == names::PROXY_CONTAINER))
+    serde_json::from_value::<PodSpec>(template["spec"].clone()).is_ok_and(|spec| crd::pod::has_proxy(&spec))
 }
 
 /// What holds the metadata of a kind's pods, or of the namespace they inherit from.
@@ -230,22 +306,40 @@ impl fmt::Display for Fate {
     }
 }
 
+const STDIN: &str = "kubectl get deploy -o yaml | meshctl inject | kubectl apply -f -";
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const DEPLOYMENT: &str = "apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: web\nspec:\n  template:\n    spec:\n      containers: []\n";
 
+    fn input(file: &str, text: &str) -> Input {
+        Input { file: file.to_owned(), text: Ok(text.to_owned()), found: file.contains('/') }
+    }
+
+    /// Of standard input.
+    pub(super) fn rewrite_text(text: &str, wish: Wish<'_>) -> anyhow::Result<(String, Vec<Fate>)> {
+        rewrite(&[input("-", text)], wish, None).map(|rewritten| (rewritten.text, rewritten.fates))
+    }
+
     fn fates(text: &str, wish: Wish<'_>) -> (String, Vec<Done>) {
-        let (text, fates) = rewrite(text, wish).unwrap();
+        let (text, fates) = rewrite_text(text, wish).unwrap();
         (text, fates.into_iter().map(|fate| fate.done).collect())
     }
 
     #[test]
     fn a_proxy_that_was_put_in_is_not_talked_out() {
-        let manual = DEPLOYMENT.replace("containers: []", "initContainers: [{name: mesh-proxy}]\n      containers: []");
+        let with = |containers: &str| {
+            DEPLOYMENT.replace("containers: []", &format!("initContainers: [{containers}]\n      containers: []"))
+        };
+        let manual = with("{name: mesh-init, args: [init]}, {name: mesh-proxy, restartPolicy: Always}");
         for wish in [Wish::Nothing, Wish::Disabled] {
             assert_eq!(fates(&manual, wish), (manual.clone(), vec![Done::HasProxy]));
+        }
+        // Somebody's own container is no proxy.
+        for own in ["{name: mesh-proxy}", "{name: mesh-proxy, restartPolicy: Always}"] {
+            assert_eq!(fates(&with(own), Wish::Disabled).1, [Done::Changed], "{own}");
         }
     }
 
@@ -300,6 +394,40 @@ mod tests {
     }
 
     #[test]
+    fn files_become_one_stream() {
+        let json = r#"{"kind": "Job", "metadata": {"name": "once"}, "spec": {"template": {}}}"#;
+        let files = [
+            input("a.yaml", "---\nkind: Service # mine\n"),
+            input("b.yaml", DEPLOYMENT),
+            input("dir/values.yaml", "replicas: 1\n"),
+            input("c.yaml", "---\nkind: Secret"),
+        ];
+        let Rewritten { text, fates, notes } = rewrite(&files, Wish::Enabled, None).unwrap();
+        let objects = |text: &str| {
+            let documents = serde_yaml_ng::Deserializer::from_str(text).map(|it| Value::deserialize(it).unwrap());
+            documents.filter(|object| !object.is_null()).collect::<Vec<_>>()
+        };
+        assert!(
+            text.starts_with("---\nkind: Service # mine\n---\n") && text.ends_with("\n---\nkind: Secret\n"),
+            "{text}"
+        );
+        assert_eq!((objects(&text).len(), fates.len()), (3, 3));
+        assert_eq!(notes, ["dir/values.yaml is no manifest of Kubernetes: left out"]);
+        // JSON among YAML becomes YAML, and alone stays what it is.
+        let mixed = rewrite(&[input("a.json", json), input("b.yaml", DEPLOYMENT)], Wish::Enabled, None).unwrap().text;
+        assert!(!mixed.contains('"') && objects(&mixed).len() == 2, "{mixed}");
+        let both = [input("a.json", json), input("b.json", json)];
+        let stream = rewrite(&both, Wish::Nothing, None).unwrap().text;
+        assert_eq!(serde_json::Deserializer::from_str(&stream).into_iter::<Value>().count(), 2, "{stream}");
+        let yaml = rewrite(&both, Wish::Nothing, Some(Output::Yaml)).unwrap().text;
+        assert!(yaml.starts_with("kind: Job\n") && objects(&yaml).len() == 2, "{yaml}");
+        let json = rewrite(&files, Wish::Enabled, Some(Output::Json)).unwrap().text;
+        assert_eq!(serde_json::Deserializer::from_str(&json).into_iter::<Value>().count(), 3, "{json}");
+        let broken = rewrite(&[input("a.yaml", DEPLOYMENT), input("b.yaml", "a: [")], Wish::Enabled, None).unwrap_err();
+        assert!(format!("{broken:#}").starts_with("b.yaml: document 1 is not YAML"), "{broken:#}");
+    }
+
+    #[test]
     fn odd_input() {
         for text in [
             "",
@@ -315,9 +443,9 @@ mod tests {
             assert_eq!(out, text);
             assert!(!done.contains(&Done::Changed), "{text}");
         }
-        assert!(rewrite("a: [", Wish::Enabled).is_err());
-        assert!(rewrite("{\"a\": ", Wish::Enabled).is_err());
-        assert!(rewrite("kind: Pod\nmetadata: 7\n", Wish::Enabled).is_ok());
-        assert!(rewrite("kind: Pod\nmetadata: {annotations: [a]}\n", Wish::Enabled).is_ok());
+        assert!(rewrite_text("a: [", Wish::Enabled).is_err());
+        assert!(rewrite_text("{\"a\": ", Wish::Enabled).is_err());
+        assert!(rewrite_text("kind: Pod\nmetadata: 7\n", Wish::Enabled).is_ok());
+        assert!(rewrite_text("kind: Pod\nmetadata: {annotations: [a]}\n", Wish::Enabled).is_ok());
     }
 }

@@ -20,10 +20,10 @@ pub mod rollout;
 pub mod uninstall;
 pub mod upgrade;
 
+use std::io::IsTerminal as _;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use proto::names;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -33,6 +33,7 @@ use crate::args::{InstallArgs, Output, ValuesArgs};
 use crate::charts::{self, ChartError, Release, values};
 use crate::kubernetes::{self, Cluster, ClusterArgs};
 use crate::output;
+use crate::usage::usage;
 
 use apply::Applied;
 use lock::Lock;
@@ -41,16 +42,15 @@ use progress::Progress;
 use record::Record;
 
 /// Runs the command.
-pub async fn run(args: &InstallArgs, cluster: &ClusterArgs, format: Output) -> anyhow::Result<()> {
+pub async fn run(args: &InstallArgs, cluster: &ClusterArgs, format: Option<Output>) -> anyhow::Result<()> {
     let overrides = overrides(Map::new().into(), &args.values)?;
-    if format == Output::Yaml {
+    if format == Some(Output::Yaml) {
         let kube_version = args.kube_version.as_deref().unwrap_or(DEFAULT_KUBE_VERSION);
         return output::print(&yaml(&desired(&overrides, kube_version)?));
     }
-    anyhow::ensure!(args.kube_version.is_none(), "--kube-version goes with -o yaml: an installation asks the cluster");
     let cluster = kubernetes::connect(cluster).await?;
     let report = install(&cluster, overrides, &args.way).await?;
-    if format == Output::Json {
+    if format == Some(Output::Json) {
         return output::print(&output::json(&report));
     }
     output::print(&report.render())
@@ -223,12 +223,14 @@ pub fn overrides(base: Value, args: &ValuesArgs) -> anyhow::Result<Value> {
     }
     for path in &args.values {
         let name = path.display().to_string();
-        let text = if path == Path::new("-") {
-            std::io::read_to_string(std::io::stdin())
-        } else {
-            std::fs::read_to_string(path)
+        let text = match path == Path::new("-") {
+            true if std::io::stdin().is_terminal() => {
+                return Err(usage("-f - reads values from standard input: give it some"));
+            }
+            true => std::io::read_to_string(std::io::stdin()),
+            false => std::fs::read_to_string(path),
         };
-        let text = text.with_context(|| format!("{name} cannot be read"))?;
+        let text = text.map_err(|error| usage(format!("{name} cannot be read: {error}")))?;
         values::merge(&mut overrides, values::read(&name, &text)?);
     }
     for text in &args.set {

@@ -102,6 +102,9 @@ pub enum ConnectError {
     /// What says so cannot be used.
     #[error("the kubeconfig cannot be used: {0}; correct it, or name another with --kubeconfig or in KUBECONFIG")]
     Unusable(String),
+    /// It is in order, and gives no way to log in.
+    #[error("the kubeconfig's credentials cannot be had: {0}; log in again, or choose other ones with --context")]
+    Credentials(String),
     /// Nobody answers.
     #[error("the API server {server} cannot be reached ({problem}); is it up, and is this the right --context?")]
     Unreachable {
@@ -125,6 +128,13 @@ pub enum ConnectError {
     },
 }
 
+impl ConnectError {
+    /// Another kubeconfig, or another context of it, would mend it: nobody was asked yet.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Unusable(_))
+    }
+}
+
 /// Connects, and asks the API server for its version so that what is wrong is said here and not by the first command.
 pub async fn connect(args: &ClusterArgs) -> Result<Cluster, ConnectError> {
     let mut config = configuration(args).await?;
@@ -139,7 +149,7 @@ pub async fn connect(args: &ClusterArgs) -> Result<Cluster, ConnectError> {
         Err(_) => return Err(unreachable(format!("no answer within {} s", ANSWER.as_secs()))),
         Ok(Ok(version)) => version,
         Ok(Err(kube::Error::Api(status))) if status.code == 401 => return Err(ConnectError::Unauthorised(server)),
-        Ok(Err(kube::Error::Auth(error))) => return Err(ConnectError::Unusable(root_cause(&error))),
+        Ok(Err(kube::Error::Auth(error))) => return Err(ConnectError::Credentials(root_cause(&error))),
         Ok(Err(kube::Error::Api(status))) => {
             let problem = format!("{} {}", status.code, one_line(&status.message));
             return Err(ConnectError::Odd { server, problem });

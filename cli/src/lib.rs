@@ -15,7 +15,8 @@
 //! - [`analyze`] says what is wrong with manifests, or with what is in a cluster.
 //! - [`kubernetes`] connects to a cluster, and holds the rule of what a command looks at: a demo or a cluster.
 //! - [`charts`] renders the Helm charts, and [`install`] brings what they say into a cluster and out of it;
-//!   [`inject`] puts the word for a proxy into manifests.
+//!   [`inject`] puts the word for a proxy into manifests. [`input`] reads manifests for whoever is given some.
+//! - [`usage`] tells what was typed wrongly from what is not as it should be: exit codes 2 and 1.
 //! - [`demo`] runs a whole mesh on this machine, in network namespaces of its own.
 
 pub mod analyze;
@@ -28,6 +29,7 @@ pub mod edges;
 pub mod explain;
 pub mod exposition;
 pub mod inject;
+pub mod input;
 pub mod install;
 pub mod kubernetes;
 pub mod location;
@@ -38,6 +40,7 @@ pub mod table;
 pub mod target;
 pub mod traffic;
 pub mod transport;
+pub mod usage;
 pub mod version;
 
 pub(crate) mod run;

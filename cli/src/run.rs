@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser as _};
 use serde_json::Value;
 
 use crate::args::{Args, CheckArgs, Command, Output, ScopeArgs, Shell, StatArgs};
@@ -15,8 +14,9 @@ use crate::stat::{Question, QuestionError};
 use crate::target::Target;
 use crate::transport::port_forward::PortForward;
 use crate::transport::unix_socket::UnixSockets;
+use crate::usage::{UsageError, usage};
 use crate::{
-    analyze, certificates, check, demo, edges, explain, inject, install, location, proxy_status, stat, version,
+    analyze, certificates, check, demo, edges, explain, inject, install, location, proxy_status, stat, usage, version,
 };
 
 /// Runs the program: 0 when all is well, 1 when something is not, 2 when the command line makes no sense.
@@ -24,36 +24,52 @@ pub fn main() -> ExitCode {
     if let Some(code) = demo_part() {
         return code;
     }
-    let args = match Args::try_parse() {
+    let args = match Args::parse_from(std::env::args_os()) {
         Ok(args) => args,
         Err(error) => {
             // Help and version are "errors" too, and go to standard output with code 0.
             error.print().ok();
-            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
+            return ExitCode::from(if error.use_stderr() { usage::USAGE } else { 0 });
         }
     };
-    let result = match &args.command {
-        Command::Demo(demo) => demo::run(demo, args.demo_dir.as_deref()),
-        Command::Inject(inject) if inject.manual => runtime()
-            .and_then(|runtime| runtime.block_on(Box::pin(inject::manual::run(inject.ignore_cluster, &args.cluster)))),
-        Command::Inject(inject) if inject.disable => inject::run(Wish::Disabled),
-        Command::Inject(_) => inject::run(Wish::Enabled),
-        Command::Uninject => inject::run(Wish::Nothing),
-        Command::Completion { shell } => completion(*shell),
-        Command::Analyze(analyze) if !analyze.filename.is_empty() => {
-            args.format().and_then(|format| analyze::run_on_files(analyze, format))
-        }
-        Command::Explain(question) => args.format().and_then(|format| explain::run(question, format)),
-        Command::Version(version) if version.client => args.format().and_then(version::client),
-        _ => runtime().and_then(|runtime| runtime.block_on(ask(&args))),
-    };
-    match result {
+    match sensible(&args).and_then(|()| perform(&args)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("meshctl: {error:#}");
-            let usage = error.downcast_ref::<QuestionError>().is_some_and(QuestionError::is_usage);
-            ExitCode::from(if usage { USAGE } else { FAILURE })
+            usage::exit_code(&error)
         }
+    }
+}
+
+/// What flags say together, looked at before anybody is asked or anything done.
+fn sensible(args: &Args) -> anyhow::Result<()> {
+    args.check_output()?;
+    match &args.command {
+        Command::Install(install) if install.kube_version.is_some() && args.output != Some(Output::Yaml) => {
+            Err(usage("--kube-version goes with -o yaml: an installation asks the cluster"))
+        }
+        Command::Check(check) if !check.pre && !check.values.is_empty() => {
+            Err(usage("-f, --set, --set-string and --ha are for an installation to come: they go with --pre"))
+        }
+        Command::Check(check) if check.pre && args.demo_dir.is_some() => Err(usage(NO_DEMO)),
+        Command::Stat(stat) => Ok(question(args, stat, None).map(drop)?),
+        _ => Ok(()),
+    }
+}
+
+fn perform(args: &Args) -> anyhow::Result<()> {
+    match &args.command {
+        Command::Demo(demo) => demo::run(demo, args.demo_dir.as_deref()),
+        Command::Inject(inject) if inject.manual => runtime()
+            .and_then(|runtime| runtime.block_on(Box::pin(inject::manual::run(inject, &args.cluster, args.output)))),
+        Command::Inject(inject) if inject.disable => inject::run(&inject.manifests, Wish::Disabled, args.output),
+        Command::Inject(inject) => inject::run(&inject.manifests, Wish::Enabled, args.output),
+        Command::Uninject(manifests) => inject::run(manifests, Wish::Nothing, args.output),
+        Command::Completion { shell } => completion(*shell),
+        Command::Analyze(analyze) if !analyze.filename.is_empty() => analyze::run_on_files(analyze, args.format()),
+        Command::Explain(question) => explain::run(question, args.format()),
+        Command::Version(version) if version.client => version::client(args.format()),
+        _ => runtime().and_then(|runtime| runtime.block_on(ask(args))),
     }
 }
 
@@ -86,10 +102,8 @@ async fn ask(args: &Args) -> anyhow::Result<()> {
     }
     if let Command::Check(check) = &args.command {
         let overrides = install::overrides(serde_json::Map::new().into(), &check.values)?;
-        let has_values = overrides.as_object().is_some_and(|values| !values.is_empty());
-        anyhow::ensure!(check.pre || !has_values, "values are those of an installation to come: they go with --pre");
         let look = async || Box::pin(check_once(args, check, &overrides)).await;
-        return Box::pin(check::run(look, check.wait, args.format()?)).await;
+        return Box::pin(check::run(look, check.wait, args.format())).await;
     }
     match kubernetes::place(args.demo_dir.as_deref(), &args.cluster) {
         Place::Demo => ask_demo(args).await,
@@ -101,10 +115,7 @@ async fn ask(args: &Args) -> anyhow::Result<()> {
 async fn check_once(args: &Args, check: &CheckArgs, overrides: &Value) -> anyhow::Result<Report> {
     let no_demo = match kubernetes::place(args.demo_dir.as_deref(), &args.cluster) {
         Place::Demo => {
-            anyhow::ensure!(
-                !check.pre,
-                "a demo needs nothing installed; name a cluster with --context or --kubeconfig"
-            );
+            anyhow::ensure!(!check.pre, UsageError(NO_DEMO.to_owned()));
             let answers = check::proxies::gather(&demo(args)?).await?;
             return Ok(check::proxies::judge(&answers, crate::now_ms()));
         }
@@ -147,16 +158,16 @@ async fn ask_demo(args: &Args) -> anyhow::Result<()> {
     let transport = demo(args)?;
     match &args.command {
         Command::Analyze(analyze) => {
-            analyze::run_on_demo(&location::find(args.demo_dir.as_deref())?, analyze, args.format()?)
+            analyze::run_on_demo(&location::find(args.demo_dir.as_deref())?, analyze, args.format())
         }
         Command::Stat(stat) => {
             let question = question(args, stat, stat.scope.namespace.as_deref())?;
-            stat::run(&transport, &question, stat, args.format()?).await
+            stat::run(&transport, &question, stat, args.format()).await
         }
-        Command::Edges(edges) => edges::run(&transport, edges, edges.scope.namespace.as_deref(), args.format()?).await,
-        Command::Identity(proxies) => certificates::run(&transport, proxies, args.format()?).await,
-        Command::ProxyStatus(status) => proxy_status::run(&transport, status, args.format()?).await,
-        Command::Version(_) => version::demo(&transport, args.format()?).await,
+        Command::Edges(edges) => edges::run(&transport, edges, edges.scope.namespace.as_deref(), args.format()).await,
+        Command::Identity(proxies) => certificates::run(&transport, proxies, args.format()).await,
+        Command::ProxyStatus(status) => proxy_status::run(&transport, status, args.format()).await,
+        Command::Version(_) => version::demo(&transport, args.format()).await,
         _ => unreachable!("these were run before"),
     }
 }
@@ -165,9 +176,9 @@ async fn ask_demo(args: &Args) -> anyhow::Result<()> {
 async fn ask_cluster(args: &Args, no_demo: Option<LocationError>) -> anyhow::Result<()> {
     let cluster = match (&args.command, kubernetes::connect_there(&args.cluster, no_demo).await) {
         // Without a mesh there is still a version to tell, but not silently where one was named.
-        (Command::Version(_), Err(ConnectError::NoMesh(_))) => return args.format().and_then(version::client),
+        (Command::Version(_), Err(ConnectError::NoMesh(_))) => return version::client(args.format()),
         (Command::Version(_), Err(error)) => {
-            args.format().and_then(version::client)?;
+            version::client(args.format())?;
             return Err(error.into());
         }
         (_, cluster) => cluster?,
@@ -176,32 +187,32 @@ async fn ask_cluster(args: &Args, no_demo: Option<LocationError>) -> anyhow::Res
     let usual = cluster.namespace.as_str();
     match &args.command {
         Command::Analyze(analyze) => {
-            analyze::run_on_cluster(&cluster, namespace(&analyze.scope, None, usual), args.format()?).await
+            analyze::run_on_cluster(&cluster, namespace(&analyze.scope, None, usual), args.format()).await
         }
         Command::Stat(stat) => {
             let question = question(args, stat, namespace(&stat.scope, None, usual))?;
             let (callers, own) = (way(question.scope()), way(question.namespace.as_deref()));
-            stat::run_where_allowed(&callers, &own, &question, stat, args.format()?).await
+            stat::run_where_allowed(&callers, &own, &question, stat, args.format()).await
         }
         Command::Edges(edges) => {
             let namespace = namespace(&edges.scope, None, usual);
-            edges::run(&way(namespace), edges, namespace, args.format()?).await
+            edges::run(&way(namespace), edges, namespace, args.format()).await
         }
         Command::Identity(proxies) => {
             let namespace = namespace(&proxies.scope, proxies.proxy.as_deref(), usual);
-            certificates::run(&way(namespace), proxies, args.format()?).await
+            certificates::run(&way(namespace), proxies, args.format()).await
         }
         Command::ProxyStatus(status) => {
             let namespace = namespace(&status.scope, status.proxy.as_deref(), usual);
-            proxy_status::run(&way(namespace), status, args.format()?).await
+            proxy_status::run(&way(namespace), status, args.format()).await
         }
-        Command::Version(_) => version::cluster(&cluster, &way(None), args.format()?).await,
+        Command::Version(_) => version::cluster(&cluster, &way(None), args.format()).await,
         _ => unreachable!("these were run before"),
     }
 }
 
 fn question(args: &Args, stat: &StatArgs, namespace: Option<&str>) -> Result<Question, QuestionError> {
-    Ok(Question { errors: args.output == Output::Wide, ..Question::new(stat, namespace)? })
+    Ok(Question { errors: args.output == Some(Output::Wide), ..Question::new(stat, namespace)? })
 }
 
 /// The namespace to look at, none for all: what the flags say, else that of a proxy named `namespace/pod`, else the usual one.
@@ -223,9 +234,8 @@ fn completion(shell: Shell) -> anyhow::Result<()> {
         Shell::Fish => clap_complete::Shell::Fish,
     };
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Args::command(), "meshctl", &mut script);
+    clap_complete::generate(shell, &mut Args::tree(), "meshctl", &mut script);
     output::print(&String::from_utf8_lossy(&script))
 }
 
-const FAILURE: u8 = 1;
-const USAGE: u8 = 2;
+const NO_DEMO: &str = "a demo needs nothing installed; for --pre name a cluster with --context or --kubeconfig";

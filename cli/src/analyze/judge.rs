@@ -57,9 +57,7 @@ pub fn judge(sources: &[Source], known: &Known) -> Judged {
         match fact(source) {
             Ok(Some(object)) => read.push((source, Arc::new(object))),
             Ok(None) => {}
-            Err((line, problem)) => {
-                findings.push(Finding { line, ..source.finding(Severity::Error, "", problem) });
-            }
+            Err(mistakes) => findings.extend(mistakes),
         }
         findings.extend(unread_fields(source));
         if source.kind() == "HTTPRoute"
@@ -134,8 +132,8 @@ fn of_header(source: &Source) -> Option<Finding> {
 }
 
 /// What the mesh knows the object as.
-fn fact(source: &Source) -> Result<Option<Object>, (Option<usize>, String)> {
-    let unusable = |problem: String| (source.line(""), problem);
+fn fact(source: &Source) -> Result<Option<Object>, Vec<Finding>> {
+    let unusable = |problem: String| vec![source.finding(Severity::Error, "", problem)];
     match (source.api_version(), source.kind()) {
         ("v1", "Pod") => {
             let pod = crd::pod::pod(&typed::<Pod>(&source.object).map_err(unusable)?);

@@ -2,19 +2,13 @@
 
 use std::borrow::Cow;
 
-use crd::manifest::{self, Document, documents, line_of};
+use crd::manifest::{self, Document, ManifestError, documents, line_of};
 use serde_json::Value;
 
+use super::mistakes::{self, Mistake};
 use super::{Finding, Severity};
-
-/// A file, or what came by standard input.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Input {
-    /// Its name, for messages.
-    pub file: String,
-    /// What it holds, or why that is not known.
-    pub text: Result<String, String>,
-}
+use crate::check::some;
+use crate::input::Input;
 
 /// One object.
 #[derive(Debug, Clone, PartialEq)]
@@ -89,17 +83,30 @@ impl Source {
         self.finding_at(severity, &field, self.line_of_key(map, key), problem)
     }
 
-    /// What the mesh reads it as; of another kind, nothing. Else the line, and what is wrong.
-    pub fn parsed(&self) -> Result<Option<crd::Object>, (Option<usize>, String)> {
+    /// What the mesh reads it as; of another kind, nothing. Else everything that is wrong with it.
+    pub fn parsed(&self) -> Result<Option<crd::Object>, Vec<Finding>> {
         let (line, text) = self.text();
-        let is_exact = matches!(self.place, Place::Document { .. });
-        let read = manifest::parse(Document { line, text: &text })
-            .map_err(|error| (if is_exact { Some(error.line) } else { self.line("") }, error.problem))?;
+        let read = manifest::parse(Document { line, text: &text }).map_err(|error| self.mistakes(error))?;
         let mut objects = read.into_iter().filter_map(|parsed| match parsed {
             crd::Parsed::Object(object, _) => Some(*object),
             crd::Parsed::Ignored { .. } => None,
         });
         Ok(objects.next())
+    }
+
+    fn mistakes(&self, error: ManifestError) -> Vec<Finding> {
+        // The parser knows best where the first is; those after it are found in a copy.
+        let exact = matches!(self.place, Place::Document { .. }).then_some(error.line);
+        let again = |object: &Value| {
+            let text = object.to_string();
+            manifest::parse(Document { line: 1, text: &text }).err().map(mistake)
+        };
+        let found = mistakes::all(&self.object, mistake(error), again).into_iter().enumerate();
+        let finding = |(index, Mistake { field, problem }): (usize, Mistake)| {
+            let line = exact.filter(|_| index == 0).or_else(|| self.line(&field));
+            self.finding_at(Severity::Error, &field, line, problem)
+        };
+        found.map(finding).collect()
     }
 
     /// Fields nobody reads. In a cluster there are only those that the API server knows: it has dropped the others.
@@ -150,6 +157,30 @@ impl Source {
     }
 }
 
+fn mistake(error: ManifestError) -> Mistake {
+    let problem = error.problem.strip_prefix(&error.field).unwrap_or(&error.problem);
+    let problem = problem.trim_start_matches(':').trim_start().to_owned();
+    Mistake { field: error.field, problem }
+}
+
+/// The objects of all files; what lay in a directory and is no manifest is named in a sentence instead.
+pub fn objects(inputs: &[Input]) -> (Vec<Source>, Option<String>) {
+    let (mut sources, mut foreign) = (Vec::new(), Vec::new());
+    for input in inputs {
+        for source in split(input) {
+            if input.found && source.api_version().is_empty() && source.kind().is_empty() {
+                foreign.push(input.file.clone());
+            } else {
+                sources.push(source);
+            }
+        }
+    }
+    foreign.dedup();
+    let note =
+        (!foreign.is_empty()).then(|| format!("no manifest of Kubernetes, so not looked at: {}", some(&foreign)));
+    (sources, note)
+}
+
 /// The objects of a file; what is none of them is [`unreadable`].
 pub fn split(input: &Input) -> Vec<Source> {
     let Ok(text) = &input.text else { return Vec::new() };
@@ -186,7 +217,7 @@ pub fn unreadable(inputs: &[Input]) -> Vec<Finding> {
         field: String::new(),
         problem,
     };
-    for Input { file, text } in inputs {
+    for Input { file, text, .. } in inputs {
         match text {
             Err(problem) => found.push(nameless(file, None, problem.clone())),
             Ok(text) => {
@@ -196,6 +227,12 @@ pub fn unreadable(inputs: &[Input]) -> Vec<Finding> {
                         // Its own position counts from the document, ours from the file.
                         let text = error.to_string();
                         let problem = format!("is not YAML: {}", text.split(" at line ").next().unwrap_or(&text));
+                        let template = if document.text.contains("{{") {
+                            "; a Helm template has to be rendered first: helm template . | meshctl analyze -f -"
+                        } else {
+                            ""
+                        };
+                        let problem = problem + template;
                         found.push(nameless(file, line, problem));
                     }
                 }

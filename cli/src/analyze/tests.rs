@@ -1,10 +1,14 @@
 //! Manifests as people write them, and what they are told.
 
 use super::*;
+use crate::analyze::source::Source;
+use crate::input::Input;
 
 fn analyze(files: &[(&str, &str)]) -> Analysis {
-    let inputs: Vec<Input> =
-        files.iter().map(|(file, text)| Input { file: (*file).to_owned(), text: Ok((*text).to_owned()) }).collect();
+    let inputs: Vec<Input> = files
+        .iter()
+        .map(|(file, text)| Input { file: (*file).to_owned(), text: Ok((*text).to_owned()), found: false })
+        .collect();
     let sources: Vec<Source> = inputs.iter().flat_map(source::split).collect();
     let mut judged = judge::judge(&sources, &Known::files());
     judged.findings.extend(source::unreadable(&inputs));
@@ -99,7 +103,7 @@ fn what_cannot_be_used_names_line_field_and_remedy() {
         (
             "- port: 80\n    target",
             "- port: 80000\n    target",
-            "× a.yaml:14: Service shop/web: spec.ports[0].port 80000 is not a port",
+            "× a.yaml:14: Service shop/web: spec.ports[0].port: 80000 is not a port",
         ),
     ] {
         let text = SHOP.replace(from, to);
@@ -252,7 +256,7 @@ fn opaque_ports_are_followed_on_services_too() {
 #[test]
 fn lists_duplicates_and_namespaces() {
     let list = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Service\n  metadata: {name: a}\n- apiVersion: v1\n  kind: Service\n  metadata: {name: b}\n  spec:\n    ports: [{port: 0}]\n";
-    one(list, "× a.yaml:7: Service default/b: spec.ports[0].port 0 is not a port");
+    one(list, "× a.yaml:7: Service default/b: spec.ports[0].port: 0 is not a port");
     let twice = analyze(&[("a.yaml", SHOP), ("b.yaml", SHOP.split("---\n").next().unwrap())]);
     assert_eq!(twice.findings[0].problem, "it is in a.yaml:1 already; keep one of them");
     let mut judged = Judged { objects: 2, findings: twice.findings };
@@ -277,17 +281,48 @@ fn a_cluster_knows_what_is_missing() {
 }
 
 #[test]
-fn directories_and_files_that_are_not_there() {
+fn each_mistake_of_a_document_is_told() {
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec:\n  clusterIPs: [x]\n  ports:\n  - name: one\n    port: 0\n  \
+                   - name: two\n    port: eighty\n  - name: three\n    port: 80\n  - name: four\n    port: 70000\n";
+    let found = lines(service);
+    assert_eq!(
+        found,
+        [
+            "× a.yaml:5: Service default/a: spec.clusterIPs[0]: \"x\" is not an IP address",
+            "× a.yaml:8: Service default/a: spec.ports[0].port: 0 is not a port; write 1 to 65535",
+            "× a.yaml:10: Service default/a: spec.ports[1].port: invalid type: string \"eighty\", expected i32",
+            "× a.yaml:14: Service default/a: spec.ports[3].port: 70000 is not a port; write 1 to 65535",
+            "1 object: 4 errors, 0 warnings",
+        ]
+    );
+    let route = SHOP.replace(
+        "  - backendRefs:",
+        "  - matches: [{path: {value: a}}, {path: {value: b}}]\n    timeouts: {request: x}\n    backendRefs:",
+    );
+    let found = lines(&route);
+    assert_eq!(found.len(), 4, "{found:#?}");
+    for said in ["matches[0].path.value: \"a\"", "matches[1].path.value: \"b\"", "timeouts.request: "] {
+        assert!(found.iter().any(|line| line.starts_with("× ") && line.contains(said)), "{said}: {found:#?}");
+    }
+}
+
+#[test]
+fn what_lies_in_a_directory_need_not_be_a_manifest() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().to_string_lossy().into_owned();
-    assert!(read(&path).unwrap_err().to_string().contains("there is no *.yaml"));
-    std::fs::write(directory.path().join("b.yml"), "").unwrap();
-    std::fs::write(directory.path().join("a.yaml"), [0xff, 0xfe]).unwrap();
-    let inputs = read(&path).unwrap();
-    assert_eq!(inputs.len(), 2);
-    assert!(inputs[0].file.ends_with("a.yaml") && inputs[0].text.is_err());
-    assert!(read("/does/not/exist").unwrap_err().to_string().contains("/does/not/exist cannot be read"));
-    let args = AnalyzeArgs { filename: vec![path], ..AnalyzeArgs::default() };
-    let error = run_on_files(&args, Format::Table).unwrap_err().to_string();
-    assert_eq!(error, "1 error to correct");
+    for (file, text) in
+        [("deep/app.yaml", SHOP), ("values.yaml", "replicas: 2\n"), ("deep/odd.yaml", "kind: Service\n")]
+    {
+        let file = directory.path().join(file);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, text).unwrap();
+    }
+    let inputs = input::read(&[directory.path().display().to_string()], "").unwrap();
+    let (sources, note) = source::objects(&inputs.read);
+    assert_eq!(sources.len(), 5);
+    assert!(note.is_some_and(|note| note.ends_with("/values.yaml")));
+    let judged = judge::judge(&sources, &Known::files());
+    assert_eq!(judged.findings[0].problem, "an object needs both apiVersion and kind");
+    // Named, it is meant to be one.
+    let named = input::read(&[directory.path().join("values.yaml").display().to_string()], "").unwrap();
+    assert_eq!(source::objects(&named.read).0.len(), 1);
 }

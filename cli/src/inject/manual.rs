@@ -17,6 +17,7 @@ use kube::core::PartialObjectMeta;
 use proto::names;
 use serde_json::{Map, Value};
 
+use crate::args::{InjectArgs, Output};
 use crate::install;
 use crate::kubernetes::{self, ClusterArgs, explain};
 use crate::transport::port_forward::all;
@@ -33,10 +34,10 @@ pub struct Manual {
     namespace: String,
 }
 
-/// Reads standard input, writes standard output, with the installed mesh's configuration or the chart's own.
-pub async fn run(ignore_cluster: bool, cluster: &ClusterArgs) -> anyhow::Result<()> {
-    let manual = if ignore_cluster { Manual::of_chart()? } else { Manual::of_cluster(cluster).await? };
-    super::run(Wish::Proxy(&manual))
+/// Reads manifests, writes standard output, with the installed mesh's configuration or the chart's own.
+pub async fn run(args: &InjectArgs, cluster: &ClusterArgs, output: Option<Output>) -> anyhow::Result<()> {
+    let manual = if args.ignore_cluster { Manual::of_chart()? } else { Manual::of_cluster(cluster).await? };
+    super::run(&args.manifests, Wish::Proxy(&manual), output)
 }
 
 impl Manual {
@@ -124,7 +125,7 @@ const ISTIO: &str = "sidecar.istio.io/inject";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inject::rewrite;
+    use crate::inject::tests::rewrite_text;
 
     const DEPLOYMENT: &str = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web, namespace: shop}\nspec:\n  template:\n    \
                               metadata: {labels: {app: web}}\n    spec:\n      containers: [{name: app, image: app}]\n";
@@ -142,7 +143,7 @@ mod tests {
     #[test]
     fn a_deployment_gets_what_the_webhook_would_give_its_pods() {
         let manual = manual();
-        let (text, fates) = rewrite(DEPLOYMENT, Wish::Proxy(&manual)).unwrap();
+        let (text, fates) = rewrite_text(DEPLOYMENT, Wish::Proxy(&manual)).unwrap();
         assert!(matches!(&fates[0].done, Done::Injected(_)), "{fates:?}");
         let object: Value = serde_yaml_ng::from_str(&text).unwrap();
         let template = &object["spec"]["template"];
@@ -163,7 +164,7 @@ mod tests {
             variables.iter().find(|one| one["name"] == names::BOOTSTRAP_VARIABLE).unwrap()["value"].as_str();
         assert!(bootstrap.is_some_and(|text| text.contains(r#""owner":"web""#)), "{bootstrap:?}");
         // Once more changes nothing.
-        let (again, fates) = rewrite(&text, Wish::Proxy(&manual)).unwrap();
+        let (again, fates) = rewrite_text(&text, Wish::Proxy(&manual)).unwrap();
         assert_eq!((again, &fates[0].done), (text, &Done::Unchanged));
     }
 
@@ -213,7 +214,7 @@ mod tests {
             assert_eq!(default, expected, "{annotation}");
             let annotated = format!("{{annotations: {{{annotation}: \"{example}\"}}}}");
             let text = DEPLOYMENT.replace("{labels: {app: web}}", &annotated);
-            let (_, fates) = rewrite(&text, Wish::Proxy(&manual)).unwrap();
+            let (_, fates) = rewrite_text(&text, Wish::Proxy(&manual)).unwrap();
             assert!(matches!(fates[0].done, Done::Injected(_)), "{annotation}: {example}: {}", fates[0]);
         }
     }
@@ -228,11 +229,11 @@ mod tests {
             ("containers: [{name: app, image: app}]", "containers: 7", "cannot be read as a pod"),
         ] {
             let text = DEPLOYMENT.replace(from, to);
-            let (out, fates) = rewrite(&text, Wish::Proxy(&manual)).unwrap();
+            let (out, fates) = rewrite_text(&text, Wish::Proxy(&manual)).unwrap();
             assert_eq!(out, text);
             assert!(fates[0].to_string().contains(expected), "{expected}: {}", fates[0]);
         }
-        let (_, fates) = rewrite("kind: Namespace\nmetadata: {name: a}\n", Wish::Proxy(&manual)).unwrap();
+        let (_, fates) = rewrite_text("kind: Namespace\nmetadata: {name: a}\n", Wish::Proxy(&manual)).unwrap();
         assert_eq!(fates[0].done, Done::NoPods);
     }
 }

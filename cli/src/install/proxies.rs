@@ -8,6 +8,7 @@ use kube::api::{Api, ListParams};
 use serde::Serialize;
 
 use crate::kubernetes::explain;
+use crate::transport::port_forward;
 
 /// A pod with a proxy.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -39,10 +40,7 @@ pub async fn meshed(client: &Client) -> anyhow::Result<Vec<MeshedPod>> {
 }
 
 fn meshed_pod(pod: &Pod) -> Option<MeshedPod> {
-    let spec = pod.spec.as_ref()?;
-    let mut containers = spec.init_containers.iter().flatten().chain(&spec.containers);
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
-    if !containers.any(|container| container.name == PROXY) || ["Succeeded", "Failed"].contains(&phase) {
+    if !port_forward::is_meshed(pod) || !port_forward::lives(pod) {
         return None;
     }
     Some(MeshedPod {
@@ -73,8 +71,6 @@ fn numbers(version: &str) -> Option<(u32, u32)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
-/// Name of the sidecar's container.
-const PROXY: &str = "mesh-proxy";
 /// Annotation with the version of a pod's proxy.
 const VERSION: &str = "meshctl.io/proxy-version";
 
@@ -101,16 +97,20 @@ mod tests {
     }
 
     #[test]
-    fn a_meshed_pod_has_the_container() {
+    fn a_meshed_pod_has_init_container_and_sidecar() {
         let pod = |containers: serde_json::Value, phase: &str| -> Pod {
             let annotations = json!({"meshctl.io/proxy-version": "0.1.0"});
             serde_json::from_value(json!({"metadata": {"name": "a", "namespace": "b", "annotations": annotations},
                 "spec": {"initContainers": containers, "containers": []}, "status": {"phase": phase}}))
             .unwrap()
         };
-        let found = meshed_pod(&pod(json!([{"name": "mesh-proxy"}]), "Running")).unwrap();
+        let ours =
+            || json!([{"name": "mesh-init", "args": ["init"]}, {"name": "mesh-proxy", "restartPolicy": "Always"}]);
+        let found = meshed_pod(&pod(ours(), "Running")).unwrap();
         assert_eq!(by_version(&[found]), [("0.1.0".to_owned(), 1)].into());
-        assert_eq!(meshed_pod(&pod(json!([{"name": "mesh-proxy"}]), "Succeeded")), None);
-        assert_eq!(meshed_pod(&pod(json!([{"name": "app"}]), "Running")), None);
+        assert_eq!(meshed_pod(&pod(ours(), "Succeeded")), None);
+        for own in [json!([{"name": "app"}]), json!([{"name": "mesh-proxy"}]), json!([{"name": "mesh-init"}])] {
+            assert_eq!(meshed_pod(&pod(own.clone(), "Running")), None, "{own}");
+        }
     }
 }

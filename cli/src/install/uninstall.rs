@@ -42,14 +42,10 @@ pub struct Report {
 }
 
 /// Runs the command.
-pub async fn run(args: &UninstallArgs, cluster: &ClusterArgs, format: Output) -> anyhow::Result<()> {
+pub async fn run(args: &UninstallArgs, cluster: &ClusterArgs, format: Option<Output>) -> anyhow::Result<()> {
     let cluster = kubernetes::connect(cluster).await?;
     let report = uninstall(&cluster, args).await?;
-    output::print(&match format {
-        Output::Json => output::json(&report),
-        Output::Yaml => bail!("uninstall has nothing to print as YAML; use -o json"),
-        Output::Table | Output::Wide => report.render(),
-    })
+    output::print(&if format == Some(Output::Json) { output::json(&report) } else { report.render() })
 }
 
 async fn uninstall(cluster: &Cluster, args: &UninstallArgs) -> anyhow::Result<Report> {
@@ -212,7 +208,7 @@ impl Run<'_> {
         let key = key("v1", "Namespace", None, names::SYSTEM_NAMESPACE);
         if !apply::was_created(&found.metadata) {
             apply::give_back(client, &key, &found.metadata).await?;
-            self.report.kept.push(format!("{key}: meshctl did not make it"));
+            self.report.kept.push(format!("{key}: it is not known to be made by meshctl"));
             return Ok(());
         }
         self.progress.wait(&format!("looking what else {key} holds"));

@@ -44,7 +44,7 @@ pub struct ProxyVersion {
 }
 
 /// Runs the command.
-pub async fn run(args: &UpgradeArgs, cluster: &ClusterArgs, format: Output) -> anyhow::Result<()> {
+pub async fn run(args: &UpgradeArgs, cluster: &ClusterArgs, format: Option<Output>) -> anyhow::Result<()> {
     let cluster = kubernetes::connect(cluster).await?;
     let Some(record) = Record::read(&cluster.client).await? else {
         // Helm's, or nobody's: which of them decides what to say.
@@ -54,16 +54,16 @@ pub async fn run(args: &UpgradeArgs, cluster: &ClusterArgs, format: Output) -> a
     };
     let base = if args.reset_values { serde_json::Map::new().into() } else { record.values.clone() };
     let overrides = overrides(base, &args.values)?;
-    if format == Output::Yaml {
+    if format == Some(Output::Yaml) {
         preflight::version(&cluster)?;
         return output::print(&super::yaml(&super::desired(&overrides, &cluster.version.git_version)?));
     }
     if !args.plan {
         let report = install(&cluster, overrides, &args.way).await?;
-        return output::print(&if format == Output::Json { output::json(&report) } else { report.render() });
+        return output::print(&if format == Some(Output::Json) { output::json(&report) } else { report.render() });
     }
     let plan = plan(&cluster, &record, &overrides).await?;
-    output::print(&if format == Output::Json { output::json(&plan) } else { plan.render() })
+    output::print(&if format == Some(Output::Json) { output::json(&plan) } else { plan.render() })
 }
 
 async fn plan(cluster: &Cluster, record: &Record, overrides: &Value) -> anyhow::Result<Plan> {

@@ -119,11 +119,9 @@ pub fn lives(pod: &KubernetesPod) -> bool {
     !matches!(phase, Some("Succeeded" | "Failed"))
 }
 
-/// A container called as ours, native sidecar or not.
+/// Whether there is a proxy in it, as the controller judges.
 pub fn is_meshed(pod: &KubernetesPod) -> bool {
-    let Some(spec) = &pod.spec else { return false };
-    let before = spec.init_containers.as_deref().unwrap_or_default();
-    before.iter().chain(&spec.containers).any(|container| container.name == names::PROXY_CONTAINER)
+    pod.spec.as_ref().is_some_and(crd::pod::has_proxy)
 }
 
 fn described(pod: &KubernetesPod, services: &[Service]) -> Pod {
@@ -143,9 +141,8 @@ fn described(pod: &KubernetesPod, services: &[Service]) -> Pod {
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an amount of bytes is no negative number")]
 fn memory_limit(pod: &KubernetesPod) -> Option<u64> {
-    let spec = pod.spec.as_ref()?;
-    let mut containers = spec.init_containers.iter().flatten().chain(&spec.containers);
-    let proxy = containers.find(|container| container.name == names::PROXY_CONTAINER)?;
+    let spec = pod.spec.as_ref().filter(|spec| crd::pod::has_proxy(spec))?;
+    let proxy = spec.init_containers.iter().flatten().find(|container| container.name == names::PROXY_CONTAINER)?;
     let limit = proxy.resources.as_ref()?.limits.as_ref()?.get("memory")?;
     limit.0.parse::<Quantity>().ok().filter(|limit| !limit.is_zero()).map(|limit| limit.amount() as u64)
 }
@@ -233,7 +230,12 @@ mod tests {
     }
 
     fn pod(labels: &[(&str, &str)], init: &[&str]) -> KubernetesPod {
-        let container = |name: &&str| Container { name: (*name).to_owned(), ..Container::default() };
+        let container = |name: &&str| Container {
+            name: (*name).to_owned(),
+            args: (*name == names::INIT_CONTAINER).then(|| vec!["init".to_owned()]),
+            restart_policy: (*name == names::PROXY_CONTAINER).then(|| "Always".to_owned()),
+            ..Container::default()
+        };
         KubernetesPod {
             metadata: ObjectMeta {
                 name: Some("web-1".into()),
@@ -276,6 +278,10 @@ mod tests {
         assert_eq!((described.proxy.as_str(), described.services), ("shop/web-1", vec!["web".to_owned()]));
         assert!(described.meshed);
         assert!(!is_meshed(&pod(app, &["mesh-init"])), "the init container alone is no proxy");
+        assert!(!is_meshed(&pod(app, &["mesh-proxy"])), "nothing leads connections to it");
+        let mut own = pod(app, &[]);
+        own.spec.as_mut().unwrap().containers[0].name = names::PROXY_CONTAINER.to_owned();
+        assert!(!is_meshed(&own), "somebody's own container");
     }
 
     #[test]

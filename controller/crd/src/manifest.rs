@@ -54,7 +54,9 @@ pub struct UnknownField {
 pub struct ManifestError {
     /// Line in the file, from 1.
     pub line: usize,
-    /// What is wrong, and how to write it instead.
+    /// Path of the field from the object's root; empty where it is the whole object, or not known.
+    pub field: String,
+    /// What is wrong, and how to write it instead; begins with the field.
     pub problem: String,
 }
 
@@ -111,7 +113,7 @@ pub fn parse(document: Document<'_>) -> Result<Vec<Parsed>, ManifestError> {
     let Some(header) = header else { return Ok(Vec::new()) };
     let (Some(api_version), Some(kind)) = (header.api_version, header.kind) else {
         let problem = "an object needs both apiVersion and kind".to_owned();
-        return Err(ManifestError { line: first_content(document), problem });
+        return Err(ManifestError { line: first_content(document), field: String::new(), problem });
     };
     if (api_version.as_str(), kind.as_str()) != ("v1", "List") {
         let parsed = match known(&api_version, &kind) {
@@ -124,7 +126,11 @@ pub fn parse(document: Document<'_>) -> Result<Vec<Parsed>, ManifestError> {
     let mut found = Vec::with_capacity(list.items.len());
     for (index, item) in list.items.into_iter().enumerate() {
         let line = locate(document.text, &format!("items[{index}]")).map_or(document.line, |at| document.line + at);
-        let text = serde_yaml_ng::to_string(&item).map_err(|e| ManifestError { line, problem: e.to_string() })?;
+        let text = serde_yaml_ng::to_string(&item).map_err(|e| ManifestError {
+            line,
+            field: String::new(),
+            problem: e.to_string(),
+        })?;
         // Lines within the item are those of its own text, so all errors are put at its beginning.
         let items = parse(Document { line: 1, text: &text }).map_err(|e| ManifestError { line, ..e })?;
         found.extend(items.into_iter().map(|parsed| match parsed {
@@ -224,8 +230,11 @@ impl Known {
                 external_workload::workload(&typed::<ExternalWorkload>(document)?).map(Object::Workload)
             }
         };
-        object
-            .map_err(|invalid| ManifestError { line: line_of(document, &invalid.field), problem: invalid.to_string() })
+        object.map_err(|invalid| ManifestError {
+            line: line_of(document, &invalid.field),
+            problem: invalid.to_string(),
+            field: invalid.field,
+        })
     }
 }
 
@@ -282,13 +291,20 @@ fn typed<T: DeserializeOwned>(document: Document<'_>) -> Result<T, ManifestError
             Some(location) => document.line + location.line().saturating_sub(1),
             None => first_content(document),
         };
-        ManifestError { line, problem: without_location(&error.to_string()) }
+        let problem = without_location(&error.to_string());
+        ManifestError { line, field: path_of(&problem).to_owned(), problem }
     })
 }
 
 /// The parser writes its position into the message; it counts from the document, we from the file.
 fn without_location(message: &str) -> String {
     message.rsplit_once(" at line ").map_or(message, |(problem, _)| problem).to_owned()
+}
+
+/// The path that the parser writes before what is wrong with a value.
+fn path_of(problem: &str) -> &str {
+    let is_path = |text: &&str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._[]-".contains(&byte));
+    problem.split_once(": ").map(|(path, _)| path).filter(is_path).unwrap_or_default()
 }
 
 /// Line in the file of the first line that is neither blank, comment nor separator.

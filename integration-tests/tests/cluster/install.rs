@@ -83,7 +83,7 @@ fn a_namespace_that_was_there_stays(cluster: &Cluster) {
         cluster.shell(&format!("echo '{manifest}' | {apply}")).unwrap();
     }
     let told = cluster.meshctl(&["uninstall", "--crds", "--force"]).unwrap();
-    assert!(told.contains("kept      Namespace mesh-system: meshctl did not make it\n"), "{told}");
+    assert!(told.contains("kept      Namespace mesh-system: it is not known to be made by meshctl\n"), "{told}");
     assert!(cluster.kubectl(&["get", "crd", KIND]).is_err(), "--crds takes the kinds as well");
     let labels = word(cluster, "mesh-system", "labels");
     assert!(labels.contains("platform") && !labels.contains("managed-by"), "{labels}");

@@ -104,7 +104,7 @@ pub(in crate::check) fn namespace(name: &str) -> Namespace {
 
 /// A pod of Deployment `web`, created some seconds after now, with a proxy or without.
 pub(in crate::check) fn pod(name: &str, created: i64, meshed: bool) -> Pod {
-    let proxy = json!([{"name": "mesh-proxy", "restartPolicy": "Always"}]);
+    let proxy = json!([{"name": "mesh-init", "args": ["init"]}, {"name": "mesh-proxy", "restartPolicy": "Always"}]);
     object(json!({
         "metadata": {
             "name": name, "namespace": "shop", "creationTimestamp": at(created),

@@ -11,7 +11,7 @@ use kube::api::{Api, PostParams};
 use proto::names;
 
 use crate::install::object::{Key, Object};
-use crate::kubernetes::explain;
+use crate::kubernetes::{explain, is_missing};
 
 /// One right, as RBAC says it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,7 +54,14 @@ pub async fn rights(client: &Client, objects: &[Object]) -> anyhow::Result<()> {
 
 /// The same for taking `keys` out of a cluster, and what programs of ours made elsewhere.
 pub async fn rights_to_remove(client: &Client, keys: &[Key]) -> anyhow::Result<()> {
-    match sentence(&refused(client, unwanted(keys)).await?) {
+    let mut unwanted = unwanted(keys);
+    // Who installed where there is no such kind was never given rights to it. Where nobody knows, it may be there.
+    if let Err(error) = client.list_api_group_resources(XMESHES).await
+        && is_missing(&error)
+    {
+        unwanted.retain(|right| right.resource != "xmeshes");
+    }
+    match sentence(&refused(client, unwanted).await?) {
         Some(sentence) => bail!("{sentence}"),
         None => Ok(()),
     }
@@ -223,6 +230,8 @@ pub fn listed(rights: &[Right]) -> String {
 }
 
 const AT_ONCE: usize = 8;
+/// Group and version of the kind that the controller makes an object of, where a cluster has it.
+const XMESHES: &str = "gateway.networking.x-k8s.io/v1alpha1";
 
 #[cfg(test)]
 mod tests {

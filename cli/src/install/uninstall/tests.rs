@@ -27,6 +27,10 @@ struct World {
     /// How often a pod of the control plane is still seen.
     pods: usize,
     asked: Vec<String>,
+    /// The cluster has the kind XMesh.
+    has_xmeshes: bool,
+    /// The account may do nothing with it.
+    no_rights_to_xmeshes: bool,
 }
 
 const INJECTOR: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/mesh-injector";
@@ -34,6 +38,7 @@ const CONTROLLER: &str = "/apis/apps/v1/namespaces/mesh-system/deployments/mesh-
 const BUNDLE: &str = "/api/v1/namespaces/shop/configmaps/mesh-trust-bundle";
 const SHOP: &str = "/api/v1/namespaces/shop";
 const MESH: &str = "/apis/gateway.networking.x-k8s.io/v1alpha1/xmeshes/meshctl";
+const XMESHES: &str = "/apis/gateway.networking.x-k8s.io/v1alpha1";
 const SYSTEM: &str = "/api/v1/namespaces/mesh-system";
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/mesh-system/leases";
 
@@ -55,13 +60,14 @@ impl World {
             json_patch::merge(&mut metadata, &json!({"name": name, "uid": name, "resourceVersion": "1"}));
             (path.to_owned(), json!({"apiVersion": "v1", "kind": "Any", "metadata": metadata}))
         });
-        Self { objects: objects.into(), pods: 2, asked: Vec::new() }
+        Self { objects: objects.into(), pods: 2, ..Self::default() }
     }
 
     fn answer(&mut self, method: &str, uri: &str, mut body: Value) -> (u16, Value) {
         let path = uri.split('?').next().unwrap();
         if path.ends_with("/selfsubjectaccessreviews") {
-            body["status"] = json!({"allowed": true});
+            let is_of_xmeshes = body["spec"]["resourceAttributes"]["resource"] == "xmeshes";
+            body["status"] = json!({"allowed": !(is_of_xmeshes && self.no_rights_to_xmeshes)});
             return (201, body);
         }
         if method != "GET" || path.ends_with("/mesh-system/pods") {
@@ -79,6 +85,10 @@ impl World {
                 let resource = json!({"name": "secrets", "singularName": "", "namespaced": true, "kind": "Secret", "verbs": verbs});
                 (200, json!({"kind": "APIResourceList", "groupVersion": "v1", "resources": [resource]}))
             }
+            ("GET", XMESHES) if self.has_xmeshes => (
+                200,
+                json!({"kind": "APIResourceList", "groupVersion": "gateway.networking.x-k8s.io/v1alpha1", "resources": []}),
+            ),
             ("GET", "/api/v1/pods" | "/api/v1/namespaces/mesh-system/secrets") => list(Vec::new()),
             ("GET", "/api/v1/namespaces") => {
                 list([SHOP, SYSTEM].iter().filter_map(|path| self.objects.get(*path).cloned()).collect())
@@ -101,11 +111,16 @@ impl World {
 
 /// What an uninstallation says, and what it asked for.
 async fn uninstalled(world: World) -> (Report, Vec<String>) {
+    let (report, asked) = tried(world).await;
+    (report.unwrap(), asked)
+}
+
+async fn tried(world: World) -> (anyhow::Result<Report>, Vec<String>) {
     let world = Arc::new(Mutex::new(world));
     let served = world.clone();
     let cluster = fake::serve(move |method, uri, body| served.lock().answer(method, uri, body)).await;
     let args = UninstallArgs { force: false, crds: false, timeout: Duration::from_secs(60) };
-    let report = Box::pin(uninstall(&cluster, &args)).await.unwrap();
+    let report = Box::pin(uninstall(&cluster, &args)).await;
     (report, std::mem::take(&mut world.lock().asked))
 }
 
@@ -131,5 +146,13 @@ async fn all_of_it_happens_under_the_lock_and_the_namespace_is_the_last_of_it() 
 async fn a_namespace_that_nobody_of_ours_made_stays() {
     let (report, asked) = uninstalled(World::new("example.com/owner")).await;
     assert!(!asked.contains(&format!("DELETE {SYSTEM}")) && asked.contains(&format!("PATCH {SYSTEM}")), "{asked:#?}");
-    assert_eq!(report.kept, ["Namespace mesh-system: meshctl did not make it"]);
+    assert_eq!(report.kept, ["Namespace mesh-system: it is not known to be made by meshctl"]);
+}
+
+#[tokio::test]
+async fn rights_to_xmeshes_are_asked_for_where_there_is_such_a_kind() {
+    let world = |has_xmeshes| World { has_xmeshes, no_rights_to_xmeshes: true, ..World::new("meshctl.io/created-by") };
+    assert!(tried(world(false)).await.0.is_ok());
+    let refused = tried(world(true)).await.0.unwrap_err().to_string();
+    assert!(refused.starts_with("you may not delete/get xmeshes in this cluster"), "{refused}");
 }
