@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use controller_runtime::logs::LogArgs;
+use ipnet::IpNet;
 use proto::names;
 
 /// Gives pods that ask for it a proxy, before they start
@@ -26,6 +27,10 @@ pub struct Args {
     /// File with the trust bundle (PEM), followed as it changes [default: ConfigMap mesh-trust-bundle, through the API]
     #[arg(long, value_name = "FILE")]
     pub bundle_file: Option<PathBuf>,
+    /// Network (CIDR) from which API servers call, as our node sees it; may be given several times. Where all is full, who
+    /// calls from there comes first, as do the addresses of the EndpointSlice kubernetes
+    #[arg(long = "api-server-network", value_name = "CIDR")]
+    pub api_server_networks: Vec<IpNet>,
     /// Logs.
     #[command(flatten)]
     pub logs: LogArgs,
@@ -46,5 +51,8 @@ mod tests {
         Args::command().debug_assert();
         let args = Args::try_parse_from(["mesh-injector"]).unwrap();
         assert_eq!((args.listen.port(), args.health_listen.port()), (10250, 9090));
+        let networks = ["--api-server-network=10.0.0.0/28", "--api-server-network=fd00::/64"];
+        let args = Args::try_parse_from([&["mesh-injector"][..], &networks].concat()).unwrap();
+        assert_eq!(args.api_server_networks.len(), 2);
     }
 }

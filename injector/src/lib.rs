@@ -5,12 +5,13 @@
 //!                                                  │
 //!                             pods ────────────────┼──► inject ──► decision, settings, config
 //!                             namespaces ──────────┴──► mirror
-//!   beside it: namespaces (a copy, and repairs), ca_bundle, events, metrics
+//!   beside it: namespaces (a copy, and repairs), ca_bundle, api_servers, events, metrics
 //! ```
 //!
 //! [`inject`](mod@inject), [`decision`], [`settings`], [`config`] and [`mirror`] are pure, so that the webhook and the
 //! command line can't disagree. The program keeps nothing: any number of replicas do the same.
 
+pub mod api_servers;
 pub mod args;
 pub mod ca_bundle;
 pub mod config;

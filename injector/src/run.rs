@@ -11,6 +11,7 @@ use controller_runtime::health::{self, Readiness};
 use controller_runtime::incoming::HandshakeMetrics;
 use controller_runtime::kubernetes;
 use controller_runtime::listen::listen;
+use controller_runtime::preferred::Preferred;
 use controller_runtime::shutdown::Shutdown;
 use identity::{MeshTls, SpiffeId};
 use kube::Client;
@@ -28,8 +29,8 @@ use crate::config::Config;
 use crate::events::{self, Events};
 use crate::metrics::Metrics;
 use crate::namespaces::{self, Namespaces, Repairs};
-use crate::serve;
 use crate::webhook::Webhook;
+use crate::{api_servers, serve};
 
 /// Serves until `shutdown`.
 pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
@@ -53,8 +54,9 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     events.register(&mut registry);
 
     let repairs = Repairs::default();
-    let namespaces = Namespaces::new(known.clone(), Some(client.clone()));
-    let webhook = Webhook::new(namespaces, config, bundle, events, metrics);
+    let preferred = Preferred::new(&args.api_server_networks);
+    let namespaces = Namespaces::new(known.clone(), Some(client.clone()), preferred.clone());
+    let webhook = Webhook::new(namespaces, config, bundle, events, metrics, preferred.clone());
     let background = [
         tokio::spawn(certificate::keep(certificate, tls.clone(), readiness.clone(), certificates, certify)),
         tokio::spawn(follow_config(args.config.clone(), text, config_sender)),
@@ -62,12 +64,13 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         tokio::spawn(namespaces::follow(client.clone(), known_writer, repairs.clone(), readiness.clone())),
         tokio::spawn(repairs.run(client.clone(), known)),
         tokio::spawn(ca_bundle::follow(client.clone(), tls.clone(), readiness.clone(), trusted)),
+        tokio::spawn(api_servers::follow(client.clone(), preferred.clone())),
         tokio::spawn(events::publish(client, queue)),
         tokio::spawn(health::keep(health, registry, readiness.clone())),
     ];
     tracing::info!(address = %args.listen, health = %args.health_listen, version = env!("CARGO_PKG_VERSION"), "serving webhooks");
     let stopping = spread(shutdown, readiness);
-    serve::serve(listener, tls, handshakes, Arc::new(webhook).router(), stopping).await;
+    serve::serve(listener, tls, handshakes, Arc::new(webhook).router(), stopping, preferred).await;
     for task in background {
         task.abort();
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::Request;
 use controller_runtime::incoming::{HandshakeMetrics, IncomingConfig, MeshStream, incoming};
+use controller_runtime::preferred::Preferred;
 use controller_runtime::shutdown::Shutdown;
 use futures_util::StreamExt;
 use hyper::body::Incoming;
@@ -21,13 +22,14 @@ use tower::ServiceExt as _;
 #[derive(Debug, Clone, Copy)]
 pub struct Source(pub IpAddr);
 
-/// Serves until `shutdown`; what is being answered then is answered.
+/// Serves until `shutdown`, the preferred first; what is being answered then is answered.
 pub async fn serve(
     listener: TcpListener,
     tls: MeshTls,
     handshakes: HandshakeMetrics,
     router: Router,
     shutdown: Shutdown,
+    preferred: Preferred,
 ) {
     // The API server shows no certificate of ours, so that anybody is let in: what can be done about that is a NetworkPolicy,
     // and that no address gets more than its share.
@@ -37,6 +39,7 @@ pub async fn serve(
         max_pending_each: MOST_HANDSHAKES / 4,
         max_connections: MOST_CONNECTIONS,
         max_connections_each: MOST_CONNECTIONS / 16,
+        preferred,
         ..IncomingConfig::new(ClientCertificates::None)
     };
     let mut connections = incoming(listener, tls, config, handshakes, shutdown.clone());

@@ -13,6 +13,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Extension, Router};
+use controller_runtime::preferred::Preferred;
 use controller_runtime::sources::{Place, Sources};
 use http_body_util::{BodyExt as _, Limited};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
@@ -50,13 +51,14 @@ pub struct Webhook {
 }
 
 impl Webhook {
-    /// Webhooks that know no namespaces but these.
+    /// Webhooks that know no namespaces but these, and answer the preferred first.
     pub fn new(
         namespaces: Namespaces,
         config: watch::Receiver<Arc<Config>>,
         bundle: watch::Receiver<Option<Arc<str>>>,
         events: Events,
         metrics: Metrics,
+        preferred: Preferred,
     ) -> Self {
         Self {
             namespaces,
@@ -64,7 +66,7 @@ impl Webhook {
             bundle,
             events,
             metrics,
-            questions: Sources::new(MOST_QUESTIONS, MOST_QUESTIONS_EACH),
+            questions: Sources::new(MOST_QUESTIONS, MOST_QUESTIONS_EACH).preferring(preferred),
         }
     }
 
@@ -170,14 +172,20 @@ impl Webhook {
         Answer::refused("malformed", 400, format!("mesh-injector cannot read the AdmissionReview: {problem}"))
     }
 
+    fn busy(&self, message: &str) -> Response {
+        self.refused("overloaded", StatusCode::TOO_MANY_REQUESTS, message)
+    }
+
+    fn refused(&self, reason: &'static str, status: StatusCode, message: &str) -> Response {
+        self.metrics.failed(reason);
+        tracing::info!(reason, message, "a request to the webhook was refused");
+        (status, format!("mesh-injector: {message}\n")).into_response()
+    }
+
     /// A place for a question, and the question in its body, or the HTTP error that it is answered with.
     async fn question(&self, source: Source, body: Body) -> Result<(Place, Question), Response> {
-        let refused = |reason: &'static str, status: StatusCode, message: String| {
-            self.metrics.failed(reason);
-            tracing::info!(reason, message, "a request to the webhook was refused");
-            (status, format!("mesh-injector: {message}\n")).into_response()
-        };
-        let busy = |message: &str| refused("overloaded", StatusCode::TOO_MANY_REQUESTS, message.to_owned());
+        let refused = |reason, status, message: String| self.refused(reason, status, &message);
+        let busy = |message: &str| self.busy(message);
         let waiting = tokio::time::timeout(PATIENCE, self.questions.wait(source.0, LONGEST_LINE));
         let Ok(Ok(mut place)) = waiting.await else {
             return Err(busy("too many questions at once; ask again"));
@@ -213,8 +221,12 @@ impl Webhook {
 
 async fn pods(State(webhook): State<Arc<Webhook>>, Extension(source): Extension<Source>, body: Body) -> Response {
     match webhook.question(source, body).await {
-        Ok((_place, mut question)) => {
-            let answer = webhook.pod(&mut question).await;
+        Ok((mut place, mut question)) => {
+            let answer = tokio::select! {
+                answer = webhook.pod(&mut question) => answer,
+                // Half of the places may wait for an API server that is slow.
+                () = place.taken_away() => return webhook.busy("others wait for the place, and the API server is slow"),
+            };
             answered(&question, &answer)
         }
         Err(response) => response,

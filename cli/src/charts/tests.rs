@@ -218,7 +218,22 @@ fn who_may_reach_the_webhook_can_be_said() {
         assert_eq!((&ingress[1]["ports"][0]["port"], &ingress[1]["from"]), (&json!(9090), &Value::Null));
         let identity = &find(&objects, "NetworkPolicy", "mesh-identity")["spec"]["ingress"];
         assert_eq!(identity[0]["from"], Value::Null, "every pod needs a certificate");
+        let arguments = injector_arguments(&objects);
+        let networks: Vec<_> = arguments.iter().filter_map(|it| it.strip_prefix("--api-server-network=")).collect();
+        assert_eq!(networks, if expected.is_null() { vec![] } else { vec!["10.0.0.0/28"] });
     }
+    // Others than networks are for the NetworkPolicy alone, and what it does not let in comes first nowhere.
+    let from = json!([{"podSelector": {}}, {"ipBlock": {"cidr": "fd00::/8", "except": ["fd00::/64"]}}]);
+    let arguments = injector_arguments(&render(&json!({"networkPolicies": {"webhookFrom": from}})));
+    assert!(!arguments.iter().any(|argument| argument.contains("network")), "{arguments:?}");
+    assert!(
+        MESH.objects(&json!({"networkPolicies": {"webhookFrom": [{"ipBlock": {"cidr": "a b"}}]}}), &release()).is_err()
+    );
+}
+
+fn injector_arguments(objects: &[Value]) -> Vec<String> {
+    let pod = &find(objects, "Deployment", "mesh-injector")["spec"]["template"]["spec"];
+    serde_json::from_value(pod["containers"][0]["args"].clone()).unwrap()
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! nobody else. Where strangers can dial, no address gets more than its share of handshakes and of connections.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -24,11 +24,12 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
+use crate::preferred::Preferred;
 use crate::shutdown::Shutdown;
 use crate::sources::{NoPlace, Place, Sources};
 
 /// How connections are accepted.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct IncomingConfig {
     /// Whether clients must show a certificate.
     pub clients: ClientCertificates,
@@ -42,6 +43,8 @@ pub struct IncomingConfig {
     pub max_connections: usize,
     /// Of these, for one address.
     pub max_connections_each: usize,
+    /// Who comes first where all is full.
+    pub preferred: Preferred,
     /// ALPN names that are spoken, the preferred one first.
     pub protocols: &'static [&'static [u8]],
 }
@@ -57,6 +60,7 @@ impl IncomingConfig {
             max_pending_each: usize::MAX,
             max_connections: usize::MAX,
             max_connections_each: usize::MAX,
+            preferred: Preferred::default(),
             protocols: &[b"h2"],
         }
     }
@@ -152,9 +156,10 @@ pub fn incoming(
         clients: config.clients,
         timeout: config.handshake_timeout,
         metrics,
-        connections: Sources::new(config.max_connections, config.max_connections_each),
+        connections: Sources::new(config.max_connections, config.max_connections_each)
+            .preferring(config.preferred.clone()),
     };
-    let pending = Sources::new(config.max_pending, config.max_pending_each);
+    let pending = Sources::new(config.max_pending, config.max_pending_each).preferring(config.preferred);
     let has_shares = config.max_pending_each < config.max_pending;
     tokio::spawn(async move {
         tokio::select! {
@@ -202,12 +207,28 @@ async fn accept(
                 acceptor.metrics.turned_away(FULL);
                 continue;
             }
-            Err(NoPlace::Full { .. }) => match pending.wait(address.ip(), 1).await {
+            Err(NoPlace::Full { .. }) => match in_turn(&pending, address.ip()).await {
                 Ok(place) => place,
                 Err(_) => continue,
             },
         };
         tokio::spawn(acceptor.clone().welcome(stream, address, place, ready.clone()));
+    }
+}
+
+/// A place as soon as there is one: everybody behind waits as well, so that handshakes which take long go first.
+async fn in_turn(pending: &Sources, source: IpAddr) -> Result<Place, NoPlace> {
+    let outlasted = async {
+        loop {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            if let Ok(place) = pending.enter_past(source, SLOW) {
+                return place;
+            }
+        }
+    };
+    tokio::select! {
+        place = pending.wait(source, 1) => place,
+        place = outlasted => Ok(place),
     }
 }
 
@@ -309,6 +330,9 @@ impl AsyncWrite for MeshStream {
 const SHARE: &str = "share";
 const FULL: &str = "full";
 const TAKEN: &str = "taken";
+/// Many times what a handshake takes where all is well, with the others that are under way.
+const SLOW: Duration = Duration::from_secs(3);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 //!   kubernetes     a client of the Kubernetes API, and its errors in words
 //!   lease          which of several replicas leads
 //!   duration       20s, 90m or 24h on a command line
+//!   preferred      addresses that come first where all is full
 //!   rate           how often something may happen, for all or for each
 //!   sources        who holds how much of what there is only so much of, by address
 //!   shutdown       SIGTERM or SIGINT, for everybody who asks
@@ -26,6 +27,7 @@ pub mod kubernetes;
 pub mod lease;
 pub mod listen;
 pub mod logs;
+pub mod preferred;
 pub mod rate;
 pub mod shutdown;
 pub mod sources;

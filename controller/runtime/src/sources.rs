@@ -3,6 +3,8 @@
 //! Whoever needs no identity to ask can ask as often as it likes, and must not thereby keep others from asking. Where there
 //! is no place left, the oldest one of whoever holds most goes to a newcomer who holds fewer. Among equals the newcomer
 //! waits, or goes away: many who each ask for one thing are no attack.
+//!
+//! Whoever is [`Preferred`] makes room for nobody, and everybody else makes room for it.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -10,15 +12,20 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+use crate::preferred::Preferred;
 
 /// Places, and who holds them. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Sources {
     most: usize,
     most_each: usize,
+    preferred: Preferred,
     shared: Arc<Shared>,
 }
 
@@ -29,6 +36,7 @@ pub struct Place {
     /// Nothing once there is no more to hear.
     signal: Option<oneshot::Receiver<()>>,
     is_taken_away: bool,
+    most_kept: usize,
     shared: Arc<Shared>,
 }
 
@@ -58,12 +66,15 @@ struct Held {
     /// How many addresses hold so many.
     sizes: BTreeMap<usize, usize>,
     waiting: HashMap<IpAddr, usize>,
+    /// How many places are kept.
+    kept: usize,
     next: u64,
 }
 
 #[derive(Debug)]
 struct Entry {
     source: IpAddr,
+    since: Instant,
     /// Nothing where the place may not be taken away any more.
     take_away: Option<oneshot::Sender<()>>,
 }
@@ -71,11 +82,33 @@ struct Entry {
 impl Sources {
     /// `most` places in all, `most_each` of them for one address.
     pub fn new(most: usize, most_each: usize) -> Self {
-        Self { most, most_each, shared: Arc::default() }
+        Self { most, most_each, preferred: Preferred::default(), shared: Arc::default() }
+    }
+
+    /// The same, where these come first.
+    pub fn preferring(self, preferred: Preferred) -> Self {
+        Self { preferred, ..self }
     }
 
     /// A place for somebody, now or not at all.
     pub fn enter(&self, source: IpAddr) -> Result<Place, NoPlace> {
+        self.enter_after(source, |held, own| held.make_room(source, own, &self.preferred))
+    }
+
+    /// A place for somebody, at the cost of whoever has had one for longest if that is longer than `age`, however few it has.
+    pub fn enter_past(&self, source: IpAddr, age: Duration) -> Result<Place, NoPlace> {
+        let before = Instant::now().checked_sub(age);
+        self.enter_after(source, |held, own| {
+            let made = held.make_room(source, own, &self.preferred);
+            made.or_else(|| held.take_oldest(before?, &self.preferred))
+        })
+    }
+
+    fn enter_after(
+        &self,
+        source: IpAddr,
+        make_room: impl FnOnce(&mut Held, usize) -> Option<()>,
+    ) -> Result<Place, NoPlace> {
         let source = source.to_canonical();
         let mut held = self.shared.held.lock();
         let own = held.counts.get(&source).copied().unwrap_or(0);
@@ -83,17 +116,18 @@ impl Sources {
             return Err(NoPlace::Own);
         }
         if held.places.len() >= self.most {
-            held.make_room(own).ok_or(NoPlace::Full { own })?;
+            make_room(&mut held, own).ok_or(NoPlace::Full { own })?;
         }
         let (take_away, taken_away) = oneshot::channel();
         let number = held.next;
         held.next += 1;
-        held.places.insert(number, Entry { source, take_away: Some(take_away) });
+        held.places.insert(number, Entry { source, since: Instant::now(), take_away: Some(take_away) });
         let count = held.counts.entry(source).or_default();
         *count += 1;
         let count = *count;
         held.resized(count - 1, count);
-        Ok(Place { number, signal: Some(taken_away), is_taken_away: false, shared: Arc::clone(&self.shared) })
+        let shared = Arc::clone(&self.shared);
+        Ok(Place { number, signal: Some(taken_away), is_taken_away: false, most_kept: self.most / 2, shared })
     }
 
     /// A place for somebody, as soon as there is one; no place where `longest` of the same address wait already.
@@ -160,10 +194,14 @@ impl Place {
         if self.is_taken_away { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// From now on it is not taken away: what is left to do depends on nobody at the other end.
+    /// From now on it is not taken away, unless half of all places are kept already: what is left to do depends on nobody at
+    /// the other end, and may yet take its time.
     pub fn keep(&self) {
-        if let Some(entry) = self.shared.held.lock().places.get_mut(&self.number) {
+        let mut held = self.shared.held.lock();
+        let has_room = held.kept < self.most_kept;
+        if let Some(entry) = held.places.get_mut(&self.number).filter(|entry| has_room && entry.take_away.is_some()) {
             entry.take_away = None;
+            held.kept += 1;
         }
     }
 }
@@ -177,22 +215,38 @@ impl Drop for Place {
 
 impl Held {
     /// Takes a place away from whoever holds most of those that can be taken, if that is more than somebody who holds `own`
-    /// would.
-    fn make_room(&mut self, own: usize) -> Option<()> {
+    /// would; for a preferred newcomer, from anybody else.
+    fn make_room(&mut self, newcomer: IpAddr, own: usize, preferred: &Preferred) -> Option<()> {
+        let fewest = if preferred.contains(newcomer) { 0 } else { own + 1 };
         // Said at once where nobody has more, which is usual: looking at every place takes a millisecond of everybody's.
-        self.sizes.last_key_value().filter(|(most, _)| **most > own + 1)?;
+        self.sizes.last_key_value().filter(|(most, _)| **most > fewest)?;
         let count = |entry: &Entry| self.counts.get(&entry.source).copied().unwrap_or(0);
-        let can_go = self.places.iter().filter(|(_, entry)| entry.take_away.is_some() && count(entry) > own + 1);
+        let can_go = self.can_go(preferred).filter(|(_, entry)| count(entry) > fewest);
         let number =
             can_go.max_by_key(|(number, entry)| (count(entry), Reverse(**number))).map(|(number, _)| *number)?;
-        let take_away = self.remove(number)?.take_away?;
+        self.take_away(number)
+    }
+
+    /// Takes away the place that was given first, if that was before `before`.
+    fn take_oldest(&mut self, before: Instant, preferred: &Preferred) -> Option<()> {
+        let number =
+            self.can_go(preferred).next().filter(|(_, entry)| entry.since <= before).map(|(number, _)| *number)?;
+        self.take_away(number)
+    }
+
+    fn can_go<'h>(&'h self, preferred: &Preferred) -> impl Iterator<Item = (&'h u64, &'h Entry)> {
+        self.places.iter().filter(|(_, entry)| entry.take_away.is_some() && !preferred.contains(entry.source))
+    }
+
+    fn take_away(&mut self, number: u64) -> Option<()> {
         // Who has gone meanwhile needs no word.
-        let _ = take_away.send(());
+        let _ = self.remove(number)?.take_away?.send(());
         Some(())
     }
 
     fn remove(&mut self, number: u64) -> Option<Entry> {
         let entry = self.places.remove(&number)?;
+        self.kept -= usize::from(entry.take_away.is_none());
         let count = self.counts.get(&entry.source).copied().unwrap_or(0);
         count_down(&mut self.counts, entry.source);
         self.resized(count, count.saturating_sub(1));
@@ -261,7 +315,7 @@ mod tests {
         let start = std::time::Instant::now();
         assert!((20_000..40_000).all(|n| sources.enter(address(n)).unwrap_err() == NoPlace::Full { own: 0 }));
         // With a look at each of the places it is minutes.
-        assert!(start.elapsed() < std::time::Duration::from_secs(10), "{:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
         drop(places);
         assert!(sources.shared.held.lock().sizes.is_empty());
     }
@@ -275,11 +329,58 @@ mod tests {
         assert!(is_taken_away(&mut places[1]) && !is_taken_away(&mut places[0]));
         assert_eq!(sources.enter(address(3)).unwrap_err(), NoPlace::Full { own: 0 });
         // Where all of whoever has most are kept, it is the next one's turn.
-        let sources = Sources::new(5, 3);
+        let sources = Sources::new(6, 3);
         let kept: Vec<Place> = (0..3).map(|_| sources.enter(address(1)).unwrap()).collect();
         kept.iter().for_each(Place::keep);
-        let mut places: Vec<Place> = (0..2).map(|_| sources.enter(address(2)).unwrap()).collect();
+        let mut places: Vec<Place> = (0..3).map(|_| sources.enter(address(2)).unwrap()).collect();
         let _other = sources.enter(address(3)).unwrap();
+        assert!(is_taken_away(&mut places[0]) && !is_taken_away(&mut places[1]));
+    }
+
+    #[test]
+    fn half_of_the_places_are_kept_at_most() {
+        let sources = Sources::new(4, 4);
+        let mut kept: Vec<Place> = (0..4).map(|_| sources.enter(address(1)).unwrap()).collect();
+        // Twice is as once.
+        kept.iter().chain(&kept).for_each(Place::keep);
+        let _other = sources.enter(address(2)).unwrap();
+        assert_eq!(kept.iter_mut().map(is_taken_away).collect::<Vec<_>>(), [false, false, true, false]);
+        kept[3].keep();
+        drop(kept.remove(0));
+        assert_eq!(sources.shared.held.lock().kept, 1);
+        kept[2].keep();
+        assert_eq!(sources.shared.held.lock().kept, 2, "there is room again");
+        drop(kept);
+        assert_eq!(sources.shared.held.lock().kept, 0);
+    }
+
+    #[test]
+    fn the_preferred_make_room_for_nobody_and_everybody_for_them() {
+        let preferred = Preferred::default();
+        let sources = Sources::new(4, 3).preferring(preferred.clone());
+        preferred.set_addresses([address(9)]);
+        let mut own: Vec<Place> = (0..2).map(|_| sources.enter(address(9)).unwrap()).collect();
+        let mut others: Vec<Place> = (1..3).map(|n| sources.enter(address(n)).unwrap()).collect();
+        assert_eq!(sources.enter(address(3)).unwrap_err(), NoPlace::Full { own: 0 }, "though another has two");
+        assert_eq!(sources.enter_past(address(3), Duration::ZERO).map(drop), Ok(()));
+        assert!(is_taken_away(&mut others[0]) && !own.iter_mut().any(is_taken_away));
+        let _third = sources.enter(address(9)).unwrap();
+        assert_eq!(sources.enter(address(9)).unwrap_err(), NoPlace::Own);
+        // Where all others are as good, or kept, it waits as everybody does.
+        preferred.set_addresses([address(9), address(8)]);
+        others[1].keep();
+        let late: Vec<_> = (0..2).map(|_| sources.enter(address(8)).map(drop)).collect();
+        assert_eq!(late, [Err(NoPlace::Full { own: 0 }); 2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_been_there_too_long_goes_however_few_it_has() {
+        let sources = Sources::new(2, 1);
+        let mut places: Vec<Place> = (0..2).map(|n| sources.enter(address(n)).unwrap()).collect();
+        let age = Duration::from_secs(3);
+        assert_eq!(sources.enter_past(address(3), age).unwrap_err(), NoPlace::Full { own: 0 });
+        tokio::time::advance(age).await;
+        let _third = sources.enter_past(address(3), age).unwrap();
         assert!(is_taken_away(&mut places[0]) && !is_taken_away(&mut places[1]));
     }
 

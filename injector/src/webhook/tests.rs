@@ -52,12 +52,26 @@ async fn server_with(config: Config) -> Server {
     let metrics = Metrics::default();
     let (_, config) = watch::channel(Arc::new(config));
     let (_, bundle) = watch::channel(Some("PEM".into()));
-    let webhook = Webhook::new(Namespaces::new(known, None), config, bundle, events, metrics.clone());
+    let webhook = Webhook::new(
+        Namespaces::new(known, None, Preferred::default()),
+        config,
+        bundle,
+        events,
+        metrics.clone(),
+        Preferred::default(),
+    );
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (trigger, shutdown) = Shutdown::pair();
     let router = Arc::new(webhook).router();
-    tokio::spawn(crate::serve::serve(listener, tls, HandshakeMetrics::default(), router, shutdown));
+    tokio::spawn(crate::serve::serve(
+        listener,
+        tls,
+        HandshakeMetrics::default(),
+        router,
+        shutdown,
+        Preferred::default(),
+    ));
     Server { address, client, metrics, told, _shutdown: trigger }
 }
 
