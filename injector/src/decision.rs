@@ -44,6 +44,17 @@ pub enum On {
     Namespace,
 }
 
+/// A mesh that is not ours, in a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherMesh {
+    /// What it is called.
+    pub mesh: &'static str,
+    /// How that is known.
+    pub sign: String,
+    /// Somebody asked for our proxy by our own word; by Istio's they may well have meant Istio.
+    pub is_ours_by_our_word: bool,
+}
+
 /// Why a pod gets no proxy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Skipped {
@@ -90,6 +101,8 @@ pub enum Skipped {
         /// Which name.
         volume: String,
     },
+    /// Another mesh's proxy is in it.
+    OtherMesh(OtherMesh),
     /// An annotation whose value can't be used.
     Setting(InvalidSetting),
     /// Probes and settings take more room than one environment variable has.
@@ -101,7 +114,7 @@ pub enum Skipped {
 
 impl Skipped {
     /// All words of [`Skipped::reason`].
-    pub const REASONS: [&str; 15] = [
+    pub const REASONS: [&str; 16] = [
         "not_asked_for",
         "disabled",
         "invalid_value",
@@ -115,6 +128,7 @@ impl Skipped {
         "port_conflict",
         "user_conflict",
         "volume_conflict",
+        "other_mesh",
         "invalid_setting",
         "too_large",
     ];
@@ -135,6 +149,7 @@ impl Skipped {
             Self::PortConflict { .. } => "port_conflict",
             Self::UserConflict { .. } => "user_conflict",
             Self::VolumeConflict { .. } => "volume_conflict",
+            Self::OtherMesh(_) => "other_mesh",
             Self::Setting(_) => "invalid_setting",
             Self::TooLarge { .. } => "too_large",
         }
@@ -142,10 +157,13 @@ impl Skipped {
 
     /// Whether somebody who asked for a proxy should be told that there is none.
     pub fn is_surprising(&self) -> bool {
-        !matches!(
-            self,
-            Self::NotAskedFor | Self::Disabled(_) | Self::SystemNamespace | Self::AlreadyInjected | Self::MirrorPod
-        )
+        match self {
+            Self::NotAskedFor | Self::Disabled(_) | Self::SystemNamespace | Self::AlreadyInjected | Self::MirrorPod => {
+                false
+            }
+            Self::OtherMesh(other) => other.is_ours_by_our_word,
+            _ => true,
+        }
     }
 }
 
@@ -193,6 +211,10 @@ impl fmt::Display for Skipped {
             Self::VolumeConflict { volume } => {
                 write!(f, "the pod has a volume {volume} of its own; rename it")
             }
+            Self::OtherMesh(OtherMesh { mesh, sign, .. }) => write!(
+                f,
+                "{mesh} has the pod ({sign}), and two proxies in one pod take each other's traffic: take it out of one mesh"
+            ),
             Self::Setting(invalid) => invalid.fmt(f),
             Self::TooLarge { bytes } => {
                 write!(

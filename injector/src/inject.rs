@@ -19,6 +19,7 @@ use crate::settings::Settings;
 
 mod again;
 mod dns;
+mod other_mesh;
 mod probes;
 mod sidecar;
 mod workload;
@@ -64,6 +65,7 @@ fn patch(pod: &Pod, namespace: &ObjectMeta, config: &Config, bundle: Option<&str
     if again::has_our_names(spec) {
         return again::look(pod, spec);
     }
+    other_mesh::has_it(pod, spec, namespace, &word)?;
     impossible(pod, spec)?;
     dns::finds(spec, &config.control_plane)?;
     let settings = Settings::read(&pod.metadata, namespace, config).map_err(Skipped::Setting)?;

@@ -73,6 +73,33 @@ fn a_second_time_changes_nothing_and_containers_are_untouched() {
 }
 
 #[test]
+fn a_pod_that_istio_was_asked_for_surprises_nobody() {
+    let is_surprising = |case: &str, change: &dyn Fn(&mut Pod, &mut ObjectMeta)| {
+        let (_, mut pod, mut namespace) = read(&golden().join(format!("{case}.in.yaml")));
+        change(&mut pod, &mut namespace);
+        match inject(&pod, &namespace, &Config::default(), None) {
+            Outcome::Skipped(skipped @ Skipped::OtherMesh(_)) => skipped.is_surprising(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(is_surprising("other-mesh", &|_, _| {}));
+    assert!(is_surprising("other-mesh-ambient", &|_, _| {}));
+    let istios = &|_: &mut Pod, namespace: &mut ObjectMeta| {
+        // As the injector mirrors it.
+        namespace.labels.get_or_insert_default().extend(
+            [("istio-injection", "enabled"), ("meshctl.io/inject", "enabled")]
+                .map(|(k, v)| (k.to_owned(), v.to_owned())),
+        );
+        namespace.annotations = Some([("meshctl.io/inject-mirrored".to_owned(), "enabled".to_owned())].into());
+    };
+    assert!(!is_surprising("other-mesh-ambient", istios));
+    let by_pod = &|pod: &mut Pod, _: &mut ObjectMeta| {
+        pod.metadata.annotations = Some([("sidecar.istio.io/inject".to_owned(), "true".to_owned())].into());
+    };
+    assert!(!is_surprising("other-mesh", by_pod));
+}
+
+#[test]
 fn fields_nobody_knows_yet_survive() {
     let (mut object, pod, namespace) = read(&golden().join("article-pod.in.yaml"));
     object["spec"]["ofTheFuture"] = json!({"a": 1});
