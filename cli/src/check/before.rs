@@ -55,6 +55,7 @@ pub fn judge(facts: &Before) -> Report {
     node_clocks(facts, &mut nodes);
     let mut namespaces = Lines::new("namespaces");
     pod_security(&facts.namespaces, &mut namespaces);
+    istios(&facts.namespaces, &mut namespaces);
     present(&facts.installed, &mut namespaces);
     Report::new([kubernetes, nodes, namespaces])
 }
@@ -230,6 +231,24 @@ fn pod_security(namespaces: &Fetched<Vec<Namespace>>, lines: &mut Lines) {
     lines.warning("pod-security", text, &allow(first));
 }
 
+/// Istio's label is understood, so that a mesh takes over what Istio had: nobody should be surprised by that.
+fn istios(namespaces: &Fetched<Vec<Namespace>>, lines: &mut Lines) {
+    let Ok(namespaces) = namespaces else { return };
+    let asks = |namespace: &&Namespace| {
+        let word = injector::decision::of_namespace(&namespace.metadata);
+        word.is_some_and(|word| word.key == ISTIO && word.yes() == Some(true))
+    };
+    let asking: Vec<String> = namespaces.iter().filter(asks).map(kube::ResourceExt::name_any).collect();
+    if let Some(first) = asking.first() {
+        let text = format!(
+            "Istio's label {ISTIO} asks for a proxy in namespace {}: pods that Istio has are left alone, all others join this \
+             mesh as they restart",
+            some(&asking)
+        );
+        lines.warning("istio", text, &format!("kubectl label namespace {first} {ISTIO}-"));
+    }
+}
+
 /// The init container needs NET_ADMIN, which only the level `privileged` admits.
 pub(super) fn refuses(namespace: &Namespace) -> bool {
     namespace.labels().get(ENFORCE).is_some_and(|level| matches!(level.as_str(), "baseline" | "restricted"))
@@ -261,6 +280,7 @@ pub const HTTP_ROUTES: &str = "httproutes.gateway.networking.k8s.io";
 const GATEWAY_API: &str =
     "https://github.com/kubernetes-sigs/gateway-api/releases/download/v1.6.3/standard-install.yaml";
 const BUNDLE_VERSION: &str = "gateway.networking.k8s.io/bundle-version";
+const ISTIO: &str = "istio-injection";
 const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
 /// Native sidecars without a feature gate.
 const LEAST: (u32, u32) = (1, 29);

@@ -187,6 +187,16 @@ const CASES: &[Case] = &[
         "NTP",
     ),
     (
+        "istio",
+        |facts| {
+            let labels = Some([("istio-injection".to_owned(), "enabled".to_owned())].into());
+            facts.namespaces.as_mut().unwrap()[0].metadata.labels = labels;
+        },
+        Outcome::Warning,
+        "namespace shop: pods that Istio has are left alone",
+        "kubectl label namespace shop istio-injection-",
+    ),
+    (
         "pod-security",
         |facts| facts.namespaces = Ok(vec![namespace("shop", Some("baseline"))]),
         Outcome::Warning,
