@@ -1,6 +1,7 @@
 //! What a meshed pod looks like: from a Pod to the JSON patch that makes it one (RFC 6902).
 //!
-//! - Our init container and native sidecar go before the pod's own init containers, so that those are in the mesh as well.
+//! - Our init container and native sidecar go before the pod's own init containers, so that those are in the mesh as well; and
+//!   again when a webhook after ours has put others before them.
 //! - The app's containers stay as they are, but for probes: those prove nothing, or are refused, at the proxy
 //!   ([`probes`]).
 //! - What the proxy must know travels in one environment variable ([`proto::Bootstrap`]).

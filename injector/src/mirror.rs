@@ -1,8 +1,10 @@
 //! A namespace's annotation, or Istio's label, copied into our label: webhooks are chosen by labels, and people write
 //! annotations.
 //!
-//! Pure. What was copied is marked with a second annotation, so that it goes when its original goes, while a label that
-//! a person wrote stays.
+//! Pure. What was copied is marked with a second annotation, so that it goes when its original goes. A label that a person
+//! wrote and that says what the annotation says is not marked, and stays. One that says otherwise is overruled, as the
+//! annotation is what we document: it is overwritten, since webhooks would go by it, and from then on it is the copy, which
+//! goes with the annotation. Whoever writes that is told so at once.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proto::names::{INJECT, INJECT_MIRRORED};
@@ -54,11 +56,22 @@ pub fn undo(namespace: &ObjectMeta) -> Option<Change> {
     Some(Change::Remove { label: label == Some(mark) })
 }
 
-/// What to tell who writes a value that means nothing.
+/// What to tell who writes a value that means nothing, or a label that the annotation overrules.
 pub fn warning(namespace: &ObjectMeta) -> Option<String> {
-    let value = namespace.annotations.as_ref()?.get(INJECT).filter(|value| !is_word(value))?;
-    let value = quoted(value);
-    Some(format!("{INJECT}: {value} is neither enabled nor disabled; pods of this namespace are not injected"))
+    let annotations = namespace.annotations.as_ref()?;
+    let value = annotations.get(INJECT)?;
+    if !is_word(value) {
+        let value = quoted(value);
+        return Some(format!(
+            "{INJECT}: {value} is neither enabled nor disabled; pods of this namespace are not injected"
+        ));
+    }
+    let label = namespace.labels.as_ref()?.get(INJECT)?;
+    let is_copy = annotations.get(INJECT_MIRRORED) == Some(label);
+    (label != value && !is_copy).then(|| {
+        let label = quoted(label);
+        format!("the annotation {INJECT}: {value} overrules the label {INJECT}: {label}, which becomes a copy of it")
+    })
 }
 
 impl Change {
@@ -142,7 +155,9 @@ mod tests {
             ((on, None, None), set("enabled")),
             ((on, on, on), None),
             ((off, on, on), set("disabled")),
+            // A person's label that says otherwise is overruled.
             ((on, off, None), set("enabled")),
+            ((off, on, None), set("disabled")),
             // Written by hand, and the same: nothing to do now, and it stays later.
             ((on, on, None), None),
             ((None, on, None), None),
@@ -165,7 +180,46 @@ mod tests {
             assert_eq!(serde_json::from_value::<ObjectMeta>(merged["metadata"].clone()).unwrap(), metadata);
             assert_eq!(change(&metadata), None, "{metadata:?}");
         }
-        assert!(warning(&namespace(Some("yes"), None, None)).unwrap().contains("\"yes\" is neither"));
+    }
+
+    #[test]
+    fn who_writes_what_is_overruled_is_told() {
+        let (on, off) = (Some("enabled"), Some("disabled"));
+        for ((annotation, label, mark), expected) in [
+            ((Some("yes"), None, None), "\"yes\" is neither"),
+            ((on, off, None), "enabled overrules the label meshctl.io/inject: \"disabled\""),
+            ((off, on, None), "disabled overrules"),
+            // The annotation was changed by somebody, the label by another.
+            ((on, Some("maybe"), on), "overrules the label meshctl.io/inject: \"maybe\""),
+        ] {
+            let told = warning(&namespace(annotation, label, mark)).unwrap_or_default();
+            assert!(told.contains(expected), "{annotation:?} {label:?} {mark:?}: {told}");
+        }
+        for (annotation, label, mark) in
+            [(on, on, None), (on, on, on), (on, None, None), (None, off, None), (off, on, on), (None, on, on)]
+        {
+            assert_eq!(warning(&namespace(annotation, label, mark)), None, "{annotation:?} {label:?} {mark:?}");
+        }
+    }
+
+    #[test]
+    fn a_persons_label_that_said_the_same_outlives_the_annotation_and_an_overruled_one_does_not() {
+        let (on, off) = (Some("enabled"), Some("disabled"));
+        for (label, left) in [(on, on), (off, None)] {
+            let mut metadata = namespace(on, label, None);
+            for _ in 0..2 {
+                if let Some(change) = change(&metadata) {
+                    let mut patched = json!({ "metadata": metadata });
+                    json_patch::merge(&mut patched, &change.merge_patch(&metadata));
+                    metadata = serde_json::from_value(patched["metadata"].clone()).unwrap();
+                }
+                if let Some(annotations) = &mut metadata.annotations {
+                    annotations.remove(INJECT);
+                }
+            }
+            let label = metadata.labels.as_ref().and_then(|labels| labels.get(INJECT)).map(String::as_str);
+            assert_eq!((label, change(&metadata)), (left, None));
+        }
     }
 
     #[test]

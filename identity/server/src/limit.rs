@@ -4,7 +4,8 @@
 //! wrong a smaller one; and behind the proof of who it is, each workload has one.
 //!
 //! Where the network hides pods behind one address, one that goes on showing the same bad token must not shut out the
-//! others: such a token has a bucket of its own, and counts once for the address.
+//! others: such a token has a bucket of its own, and counts once for the address. Where everybody dials from one machine an
+//! address is nobody's, so that bad tokens, however many, shut out themselves alone.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
@@ -18,10 +19,10 @@ use crate::authenticate::Workload;
 #[derive(Debug)]
 pub(crate) struct Limits {
     all: Rate,
-    /// Nobody's, where everybody dials from one machine.
+    /// These three are nobody's where everybody dials from one machine.
     address: Option<Rates<IpAddr>>,
     workload: Option<Rates<Workload>>,
-    offender: Rates<IpAddr>,
+    offender: Option<Rates<IpAddr>>,
     bad_token: Rates<TokenMark>,
     marks: RandomState,
     lines: Rate,
@@ -50,7 +51,7 @@ impl Limits {
             // A pod needs one certificate, and one more for each restart of its proxy; a node's 250 pods may come at once.
             address: pods_per_address.map(|_| Rates::new(5.0 * pods, 300.0 * pods)),
             workload: pods_per_address.map(|_| Rates::new(1.0, 10.0)),
-            offender: Rates::new(pods, 20.0 * pods),
+            offender: pods_per_address.map(|_| Rates::new(pods, 20.0 * pods)),
             bad_token: Rates::new(0.2, 5.0),
             marks: RandomState::new(),
             lines: Rate::new(10.0, 100.0, now),
@@ -64,16 +65,16 @@ impl Limits {
 
     /// Whether an address or a token has been wrong so often that it is not looked at for now.
     pub(crate) fn is_shut_out(&self, ip: Option<IpAddr>, token: TokenMark, now: Instant) -> bool {
-        let address = ip.is_some_and(|ip| !self.offender.has_room(&ip.to_canonical(), now));
-        address || !self.bad_token.has_room(&token, now)
+        let mut offender = self.offender.iter().zip(ip);
+        offender.any(|(rates, ip)| !rates.has_room(&ip.to_canonical(), now)) || !self.bad_token.has_room(&token, now)
     }
 
     /// Takes note of a request that was wrong.
     pub(crate) fn failed(&self, ip: Option<IpAddr>, token: TokenMark, now: Instant) {
         let is_new = self.bad_token.is_full(&token, now);
         self.bad_token.take(token, now);
-        if let Some(ip) = ip.filter(|_| is_new) {
-            self.offender.take(ip.to_canonical(), now);
+        if let Some((rates, ip)) = self.offender.as_ref().zip(ip.filter(|_| is_new)) {
+            rates.take(ip.to_canonical(), now);
         }
     }
 
@@ -135,5 +136,17 @@ mod tests {
         }
         assert!(limits.is_shut_out(address, good, now));
         assert!(!limits.is_shut_out(Some("10.0.0.2".parse().unwrap()), good, now));
+    }
+
+    #[test]
+    fn on_one_machine_bad_tokens_shut_out_themselves_alone() {
+        let (now, limits) = (Instant::now(), Limits::new(None, Instant::now()));
+        let address = Some("127.0.0.1".parse().unwrap());
+        let bad: Vec<TokenMark> = (0..1000).map(|n| limits.token(&n.to_string())).collect();
+        for _ in 0..5 {
+            bad.iter().for_each(|bad| limits.failed(address, *bad, now));
+        }
+        assert!(limits.is_shut_out(address, bad[0], now));
+        assert!(!limits.is_shut_out(address, limits.token("good"), now));
     }
 }
