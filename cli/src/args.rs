@@ -24,7 +24,7 @@ pub struct Args {
     #[arg(short, long, global = true, value_enum, value_name = "FORMAT")]
     #[arg(hide_possible_values = true, help_heading = EVERYWHERE)]
     pub output: Option<Output>,
-    /// Directory of a running demo [default: found by itself]
+    /// Look at the demo that runs in this directory, at no cluster [default: one that runs is found]
     #[arg(long, visible_alias = "directory", global = true, value_name = "DIR", env = "MESHCTL_DEMO_DIR")]
     #[arg(hide_env_values = true, help_heading = EVERYWHERE)]
     pub demo_dir: Option<PathBuf>,
@@ -70,7 +70,7 @@ pub enum Command {
     /// What is wrong, or without effect, in manifests or in a cluster: routes, Services, annotations, the mesh's own kinds
     #[command(after_help = crate::analyze::EXAMPLES)]
     Analyze(crate::analyze::AnalyzeArgs),
-    /// Success rate, requests per second, latency and mTLS share of every workload
+    /// How every workload does: success rate, requests per second, latency, share of mutual TLS
     #[command(after_help = examples::STAT_EXAMPLES)]
     Stat(StatArgs),
     /// Who calls whom, how it goes, and which identities both ends showed
@@ -205,13 +205,13 @@ pub struct InjectArgs {
 /// `uninstall`.
 #[derive(Debug, ClapArgs)]
 pub struct UninstallArgs {
-    /// Even while pods have a proxy
+    /// Even while pods have a proxy: they work on until their certificates end
     #[arg(long)]
     pub force: bool,
     /// Delete the CRDs of meshctl.io as well, and with them every object of their kinds
     #[arg(long)]
     pub crds: bool,
-    /// How long to wait for the namespace to end (90s, 5m)
+    /// How long to wait for pods and the namespace to end (90s, 5m)
     #[arg(long, value_parser = duration, default_value = "5m", value_name = "TIME")]
     pub timeout: Duration,
 }
@@ -223,7 +223,7 @@ pub struct CheckArgs {
     #[arg(long, conflicts_with = "proxy")]
     pub pre: bool,
     /// What is to be installed, with --pre.
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "With --pre: what is to be installed")]
     pub values: ValuesArgs,
     /// Ask every proxy as well: version, certificate, age of its picture
     #[arg(long)]
@@ -273,7 +273,7 @@ pub struct StatArgs {
     /// Add what the proxies take: CPU, memory, time added to a request
     #[arg(long)]
     pub proxy: bool,
-    /// Go on until Ctrl-C
+    /// Go on until Ctrl-C: a table, or with -o json a document, for each window
     #[arg(short, long)]
     pub watch: bool,
     /// What a row stands for: workload, pod, service, namespace, or version (a Service, and the version behind it)
@@ -299,7 +299,7 @@ pub struct EdgesArgs {
 /// `identity`.
 #[derive(Debug, ClapArgs)]
 pub struct ProxyArgs {
-    /// Only this proxy, or those of a workload, as in deploy/web
+    /// Only this proxy (POD, or NAMESPACE/POD), or those of a workload, as in deploy/web [default: all]
     pub proxy: Option<String>,
     /// Which namespaces.
     #[command(flatten)]
@@ -309,7 +309,8 @@ pub struct ProxyArgs {
 /// `proxy-status`.
 #[derive(Debug, ClapArgs)]
 pub struct ProxyStatusArgs {
-    /// Only this proxy, or those of a workload, with everything they subscribe to
+    /// Only this proxy (POD, or NAMESPACE/POD), or those of a workload, as in deploy/web, with everything they subscribe to
+    /// [default: all]
     pub proxy: Option<String>,
     /// Which namespaces.
     #[command(flatten)]
@@ -391,8 +392,8 @@ fn window(text: &str) -> Result<Duration, String> {
     Err("a window is 100ms to 10m long".to_owned())
 }
 
-/// Heading of the flags that every command has.
-const EVERYWHERE: &str = "Every command";
+/// Heading of the flags that most commands have.
+const EVERYWHERE: &str = "Output, and where to look";
 
 #[cfg(test)]
 mod tests {

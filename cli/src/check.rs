@@ -13,6 +13,7 @@ use anyhow::bail;
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
+use crate::install::progress::Progress;
 use crate::output::{self, Format};
 use crate::{table, usage};
 
@@ -23,6 +24,7 @@ pub mod installed;
 pub mod proxies;
 pub mod resources;
 pub mod trust;
+pub mod watches;
 
 /// How a check came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -77,6 +79,7 @@ pub async fn run(
     format: Format,
 ) -> anyhow::Result<()> {
     let deadline = Instant::now() + wait.unwrap_or_default();
+    let mut progress = Progress::new();
     let report = loop {
         let report = look().await;
         let well = report.as_ref().is_ok_and(|report| report.outcome == Outcome::Passed);
@@ -85,8 +88,10 @@ pub async fn run(
         if well || nonsense || Instant::now() >= deadline {
             break report?;
         }
+        progress.wait(&waits_for(&report));
         sleep(Duration::from_millis(500)).await;
     };
+    drop(progress);
     output::print(&match format {
         Format::Json => output::json(&report),
         Format::Table => report.render(),
@@ -95,6 +100,16 @@ pub async fn run(
         bail!("{} failed", many(report.count(Outcome::Failed), "check"));
     }
     Ok(())
+}
+
+/// What a wait is for: the first line that is not well yet.
+fn waits_for(report: &anyhow::Result<Report>) -> String {
+    let report = match report {
+        Ok(report) => report,
+        Err(error) => return format!("waiting: {error:#}"),
+    };
+    let worst = report.checks.iter().filter(|line| line.outcome == report.outcome).map(|line| line.text.as_str());
+    format!("waiting: {}", worst.take(1).collect::<String>())
 }
 
 impl Lines {

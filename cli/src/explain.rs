@@ -11,7 +11,7 @@ use crate::usage::usage;
 
 /// Help of the command.
 pub const EXAMPLES: &str = "\
-The word is what stands behind details= in the response's header Proxy-Status (RFC 9209), in the proxy's log
+The word is what stands behind details= in the response's header Proxy-Status (RFC 9209), in the proxy's log \
 (kubectl logs POD -c mesh-proxy), and in the label reason of mesh_failures_total.
 
 Examples:

@@ -9,11 +9,12 @@ pub mod manual;
 use std::fmt;
 
 use anyhow::{Context as _, anyhow};
-use k8s_openapi::api::core::v1::PodSpec;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use proto::names;
 use serde::Deserialize as _;
 use serde_json::{Map, Value};
 
+use crate::analyze::annotations;
 use crate::args::{ManifestArgs, Output};
 use crate::input::{self, Input, Inputs};
 use crate::output;
@@ -38,6 +39,8 @@ pub struct Fate {
     pub object: String,
     /// What was done.
     pub done: Done,
+    /// Settings that cannot be used, or hardly are meant, one sentence each.
+    pub doubts: Vec<String>,
 }
 
 /// What was done with an object.
@@ -213,6 +216,7 @@ fn apply(object: &mut Value, wish: Wish<'_>, fates: &mut Vec<Fate>) {
     }
     let name = object["metadata"]["name"].as_str().unwrap_or("(no name)").to_owned();
     let namespace = object["metadata"]["namespace"].as_str().map(str::to_owned);
+    let mut doubts = Vec::new();
     let done = match template(&kind, object) {
         None => Done::NoPods,
         // What its pods inherit is a word only.
@@ -221,16 +225,26 @@ fn apply(object: &mut Value, wish: Wish<'_>, fates: &mut Vec<Fate>) {
         Some(template) => match wish {
             Wish::Proxy(manual) => manual.put(&name, namespace.as_deref(), template),
             Wish::Disabled | Wish::Nothing if has_proxy(template) => Done::HasProxy,
-            wish if say(template, wish) => Done::Changed,
-            _ => Done::Unchanged,
+            wish => {
+                let changed = say(template, wish);
+                if wish == Wish::Enabled {
+                    doubts = doubts_of(template);
+                }
+                if changed { Done::Changed } else { Done::Unchanged }
+            }
         },
     };
-    fates.push(Fate { object: format!("{} {name}", kind.to_lowercase()), done });
+    fates.push(Fate { object: format!("{} {name}", kind.to_lowercase()), done, doubts });
 }
 
 /// Whether `inject --manual` put the proxy in, or a webhook did before the object was fetched.
 fn has_proxy(template: &Value) -> bool {
     serde_json::from_value::<PodSpec>(template["spec"].clone()).is_ok_and(|spec| crd::pod::has_proxy(&spec))
+}
+
+fn doubts_of(template: &Value) -> Vec<String> {
+    let pod = serde_json::json!({ "metadata": template["metadata"], "spec": template["spec"] });
+    serde_json::from_value::<Pod>(pod).map(|pod| annotations::doubts(&pod)).unwrap_or_default()
 }
 
 /// What holds the metadata of a kind's pods, or of the namespace they inherit from.
@@ -302,7 +316,8 @@ impl fmt::Display for Fate {
             }
             Done::NoPods => "skipped: it makes no pods",
         };
-        write!(f, "{} {done}", crate::table::one_line(&self.object))
+        write!(f, "{} {done}", crate::table::one_line(&self.object))?;
+        self.doubts.iter().try_for_each(|doubt| write!(f, "; but {}", crate::table::one_line(doubt)))
     }
 }
 
@@ -355,6 +370,18 @@ mod tests {
         assert_eq!(done, [Done::Changed]);
         assert!(!back.contains("meshctl.io"), "{back}");
         assert_eq!(fates(DEPLOYMENT, Wish::Nothing), (DEPLOYMENT.to_owned(), vec![Done::Unchanged]));
+    }
+
+    #[test]
+    fn settings_that_cannot_be_meant_are_told_beside() {
+        let pod = "kind: Pod\nmetadata: {name: a, annotations: {meshctl.io/drain-delay: 5m}}\nspec: {}\n";
+        let (_, fates) = rewrite_text(pod, Wish::Enabled).unwrap();
+        assert!(
+            fates[0].to_string().starts_with("pod a changed; but meshctl.io/drain-delay: no effect"),
+            "{}",
+            fates[0]
+        );
+        assert_eq!(rewrite_text(pod, Wish::Disabled).unwrap().1[0].to_string(), "pod a changed");
     }
 
     #[test]

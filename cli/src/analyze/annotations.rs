@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use injector::decision::{On, Skipped};
+use injector::quantity::Quantity;
 use injector::settings::InvalidSetting;
 use injector::{Config, Decision, Outcome, Settings, decide, inject, pod_security};
 use k8s_openapi::api::core::v1::Pod;
@@ -140,6 +141,9 @@ fn of_template(source: &Source, path: &str, context: &Context<'_>) -> Vec<Findin
             found.push(source.of_key(Severity::Error, &map, invalid.key, problem));
         }
     }
+    for (key, problem) in surely_wrong(&pod, namespace.unwrap_or(&unknown), context.config) {
+        found.push(source.of_key(Severity::Warning, &map, key, problem));
+    }
     let mut say = |severity, problem: String| found.push(source.finding(severity, &map, problem));
     match inject(&pod, namespace.unwrap_or(&unknown), context.config, None) {
         Outcome::Injected(injection) => {
@@ -191,6 +195,45 @@ fn keys(source: &Source, metadata_path: &str, metadata: &ObjectMeta) -> Vec<Find
             };
             found.push(source.of_key(Severity::Warning, &format!("{metadata_path}.{place}"), key, problem));
         }
+    }
+    found
+}
+
+/// What is wrong with the settings of pods that are to have a proxy: those that cannot be used, and those that hardly can be
+/// meant. One sentence each.
+pub fn doubts(pod: &Pod) -> Vec<String> {
+    let (config, namespace) = (Config::default(), ObjectMeta::default());
+    let mut pod = pod.clone();
+    let mut found = Vec::new();
+    for invalid in invalid_settings(&pod.metadata, &namespace, &config) {
+        pod.metadata.annotations.as_mut().map(|map| map.remove(invalid.key));
+        found.push(format!("{}: {}, so the pod starts without a proxy", invalid.key, invalid.problem));
+    }
+    found.extend(surely_wrong(&pod, &namespace, &config).into_iter().map(|(key, problem)| format!("{key}: {problem}")));
+    found
+}
+
+/// Settings that can be used, and do what nobody can mean.
+fn surely_wrong(pod: &Pod, namespace: &ObjectMeta, config: &Config) -> Vec<(&'static str, String)> {
+    let Ok(settings) = Settings::read(&pod.metadata, namespace, config) else { return Vec::new() };
+    let is_written = |key: &str| {
+        [&pod.metadata, namespace].iter().any(|of| of.annotations.as_ref().is_some_and(|map| map.contains_key(key)))
+    };
+    let mut found = Vec::new();
+    let grace = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(USUAL_GRACE_SECONDS);
+    let grace_ms = u64::try_from(grace).unwrap_or(0).saturating_mul(1000);
+    if is_written(names::DRAIN_DELAY) && settings.drain_delay.0 >= grace_ms {
+        let problem = format!(
+            "no effect but to end requests: the pod is killed after its terminationGracePeriodSeconds of {grace}, before the delay is \
+             over and clients are told to go elsewhere; write less, or raise that"
+        );
+        found.push((names::DRAIN_DELAY, problem));
+    }
+    let limit = settings.limits.memory.as_deref().and_then(|limit| limit.parse::<Quantity>().ok());
+    if is_written(names::PROXY_MEMORY_LIMIT) && limit.is_some_and(|limit| limit.amount() < LEAST_MEMORY) {
+        let problem = "the proxy is killed at its start, or soon after: it takes about 9 MB before its first connection and 13 KB for \
+                       each; write 32Mi or more";
+        found.push((names::PROXY_MEMORY_LIMIT, problem.to_owned()));
     }
     found
 }
@@ -273,9 +316,15 @@ const PREFIX: &str = "meshctl.io/";
 /// Kinds without pods on which people look for annotations of a mesh.
 const READ_KINDS: [&str; 4] = ["Service", "HTTPRoute", "ExternalWorkload", "ServiceAccount"];
 const MISTYPED: usize = 4;
+/// What Kubernetes takes where none is written.
+const USUAL_GRACE_SECONDS: i64 = 30;
+/// A proxy that carries nothing takes 8 to 9 MB, and its state lies in memory as well.
+const LEAST_MEMORY: f64 = 12.0 * 1024.0 * 1024.0;
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::PodSpec;
+
     use super::*;
 
     #[test]
@@ -287,6 +336,36 @@ mod tests {
         known.sort_unstable();
         listed.sort_unstable();
         assert_eq!(known, listed);
+    }
+
+    #[test]
+    fn what_nobody_can_mean_is_told() {
+        let pod = |annotations: &[(&str, &str)], grace: Option<i64>| {
+            let written = annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            let metadata = ObjectMeta { annotations: Some(written), ..ObjectMeta::default() };
+            let spec = PodSpec { termination_grace_period_seconds: grace, ..PodSpec::default() };
+            Pod { metadata, spec: Some(spec), status: None }
+        };
+        for (annotation, value, grace, expected) in [
+            (names::DRAIN_DELAY, "29s", None, None),
+            (names::DRAIN_DELAY, "30s", None, Some("terminationGracePeriodSeconds of 30")),
+            (names::DRAIN_DELAY, "1m", Some(90), None),
+            (names::DRAIN_DELAY, "5s", Some(5), Some("terminationGracePeriodSeconds of 5")),
+            (names::PROXY_LOG_LEVEL, "warn", Some(1), None),
+            (names::PROXY_MEMORY_LIMIT, "8Mi", None, Some("about 9 MB")),
+            (names::PROXY_MEMORY_LIMIT, "64Mi", None, None),
+            (names::PROXY_MEMORY_LIMIT, "64", None, Some("about 9 MB")),
+            (names::PROXY_WORKERS, "many", None, Some("starts without a proxy")),
+        ] {
+            let found = doubts(&pod(&[(annotation, value)], grace));
+            assert_eq!(!found.is_empty(), expected.is_some(), "{annotation}={value}: {found:?}");
+            assert!(
+                expected.is_none_or(|said| found[0].starts_with(annotation) && found[0].contains(said)),
+                "{found:?}"
+            );
+        }
+        let both = doubts(&pod(&[(names::DRAIN_DELAY, "1h"), (names::PROXY_MEMORY_LIMIT, "1Mi")], None));
+        assert_eq!(both.len(), 2, "{both:?}");
     }
 
     #[test]

@@ -17,7 +17,7 @@ Examples:
   meshctl install --ha
   meshctl install --set image.registry=registry.example.com/mesh --set proxy.logLevel=warn
   meshctl install -f values.yaml
-  meshctl install -o yaml | less        what would be applied; no cluster is asked
+  meshctl install -o yaml | kubectl diff -f -   what would be different
 
 Renders the same charts as Helm (charts/mesh-crds, charts/mesh; charts/mesh/values.yaml lists the values) and applies them \
 to the namespace mesh-system. Run it again after an interruption, or with other values: the values \
@@ -50,6 +50,7 @@ Examples:
   meshctl upgrade --plan
   meshctl upgrade
   meshctl upgrade --set controller.replicas=3   and keep all other values
+  meshctl upgrade --reset-values -f values.yaml and nothing else of the last time
 
 Running proxies keep their version until their pods are restarted; those of the same and the \
 minor version before go on working.";

@@ -108,6 +108,7 @@ impl Sheet {
             "output" if self.outputs.is_empty() => arg.hide(true),
             "output" => arg.help(self.meaning),
             "demo_dir" if NO_DEMO.contains(&self.command) => arg.hide(true),
+            "demo_dir" if self.command == "demo" => arg.help("Directory to run in [default: one that is usual]"),
             "kubeconfig" | "context" if NO_CLUSTER.contains(&self.command) => arg.hide(true),
             _ => arg,
         }
@@ -250,6 +251,34 @@ mod tests {
         for command in tree.get_subcommands_mut().filter(|command| command.get_name() != "help") {
             let help = command.render_help().to_string();
             assert!(help.contains("Exit codes: 0 when"), "{help}");
+        }
+    }
+
+    /// Guides name commands, annotations and values by heart.
+    #[test]
+    fn guides_name_what_there_is() {
+        let guides = [
+            include_str!("../../../README.md"),
+            include_str!("../../../docs/from-linkerd-or-istio.md"),
+            include_str!("../../../docs/production.md"),
+        ];
+        let tree = Args::tree();
+        for guide in guides {
+            let words = |after: &'static str| {
+                let ends = |c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '.';
+                guide.split(after).skip(1).map(move |rest| rest.split(ends).next().unwrap_or_default())
+            };
+            for word in words("`meshctl ").chain(words("\nmeshctl ")) {
+                assert!(tree.find_subcommand(word).is_some(), "meshctl {word}");
+            }
+            for word in words("`meshctl.io/").filter(|word| !word.starts_with("mesh-")) {
+                let key = format!("meshctl.io/{word}");
+                assert!(crate::analyze::annotations::KEYS.contains(&key.as_str()) || word == "v1alpha1", "{key}");
+            }
+            for word in words("--set ").filter(|word| word.contains('.')) {
+                let values = crate::charts::values::read("", crate::charts::MESH.values).unwrap();
+                assert!(values.pointer(&format!("/{}", word.replace('.', "/"))).is_some(), "{word}");
+            }
         }
     }
 

@@ -43,7 +43,7 @@ pub struct Trial {
 }
 
 /// What a replica of the control plane says about itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Replica {
     /// Its pod.
     pub pod: String,
@@ -53,6 +53,10 @@ pub struct Replica {
     pub source_age_ms: Option<u64>,
     /// The certificate it signs with, where it signs.
     pub issuer: Option<Validity>,
+    /// Kinds whose watch stood still, and how often each was listed anew for it.
+    pub stood_still: Vec<(String, u64)>,
+    /// Milliseconds since its program began.
+    pub runs_ms: Option<u64>,
 }
 
 /// Everything that `check --pre` looks at, where these objects would be installed.
@@ -182,7 +186,8 @@ async fn replicas(client: &Client, pods: &[Pod]) -> Vec<Replica> {
             };
             let metrics = way.get_port(&address, port, "/metrics").await.unwrap_or_default();
             let text = String::from_utf8_lossy(&metrics).into_owned();
-            let samples = exposition::parse(&text, &[SOURCE_AGE, ISSUER_BEGIN, ISSUER_END]).unwrap_or_default();
+            let samples = exposition::parse(&text, &[SOURCE_AGE, ISSUER_BEGIN, ISSUER_END, RESTARTS]);
+            let samples = samples.unwrap_or_default();
             let milliseconds = |metric: &str| {
                 let sample = samples.iter().find(|sample| sample.name == metric)?;
                 let time = Duration::try_from_secs_f64(sample.value).ok()?;
@@ -190,7 +195,9 @@ async fn replicas(client: &Client, pods: &[Pod]) -> Vec<Replica> {
             };
             let end = milliseconds(ISSUER_END).filter(|end| *end > 0);
             let issuer = end.map(|end| Validity::new(milliseconds(ISSUER_BEGIN).unwrap_or(0), end));
-            Replica { pod: name, unready, source_age_ms: milliseconds(SOURCE_AGE), issuer }
+            let runs_ms = super::watches::runs_ms(pod, crate::now_ms());
+            let stood_still = super::watches::stood_still(&samples);
+            Replica { pod: name, unready, source_age_ms: milliseconds(SOURCE_AGE), issuer, stood_still, runs_ms }
         }
     });
     stream::iter(each).buffered(AT_ONCE).collect().await
@@ -288,6 +295,7 @@ pub(super) fn named<'n>(namespaces: &'n [Namespace], name: &str) -> Option<&'n N
 }
 
 /// The controller's.
+const RESTARTS: &str = super::watches::RESTARTS;
 const SOURCE_AGE: &str = "mesh_controller_source_age_seconds";
 /// Identity's.
 const ISSUER_BEGIN: &str = "mesh_identity_issuer_begin_timestamp_seconds";

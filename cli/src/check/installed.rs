@@ -277,6 +277,7 @@ fn replicas(replicas: &[Replica], lines: &mut Lines) {
             lines.warning("replica", text, &hint);
         }
     }
+    super::watches::judge(replicas, lines);
     let oldest = replicas.iter().filter_map(|replica| replica.source_age_ms).max();
     if lines.len() == before && !replicas.is_empty() {
         let heard =

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use super::Source;
 
 /// Everything at the top of the tree, dot-files aside.
-pub const TOP_LEVEL: [&str; 13] = [
+pub const TOP_LEVEL: [&str; 14] = [
     "CHANGELOG.md",
     "Cargo.lock",
     "Cargo.toml",
@@ -14,6 +14,7 @@ pub const TOP_LEVEL: [&str; 13] = [
     "charts",
     "cli",
     "controller",
+    "docs",
     "identity",
     "injector",
     "integration-tests",

@@ -133,8 +133,8 @@ pub(in crate::check) fn well() -> Installed {
         kinds: vec![(KINDS[0], Ok(Some(kind())))],
         config: Ok(Some(config("trustDomain: cluster.local"))),
         replicas: vec![
-            Replica { pod: "mesh-controller-1".into(), unready: None, source_age_ms: Some(20_000), issuer: None },
-            Replica { pod: "mesh-identity-1".into(), unready: None, source_age_ms: None, issuer: validity(1) },
+            Replica { pod: "mesh-controller-1".into(), source_age_ms: Some(20_000), ..Replica::default() },
+            Replica { pod: "mesh-identity-1".into(), issuer: validity(1), ..Replica::default() },
         ],
         bundles: Ok(["shop", "default", "mesh-system"].map(|namespace| bundle(namespace, &root)).into()),
         namespaces: Ok(vec![namespace("shop"), object(json!({"metadata": {"name": "default"}}))]),
