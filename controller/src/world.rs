@@ -71,7 +71,10 @@ pub struct World {
 /// What is shared.
 #[derive(Debug, Default)]
 struct Values {
-    made: HashMap<(Key, Audience), Arc<Value>>,
+    /// By whom they are for first: a look makes no key of its own.
+    made: HashMap<Audience, HashMap<Key, Arc<Value>>>,
+    /// How many these are.
+    places_taken: usize,
     workloads: HashMap<(IpAddr, Audience), Arc<DirectValues>>,
 }
 
@@ -142,17 +145,22 @@ impl World {
                 return self.workload(address.ip(), audience, make).value(address.port());
             }
         }
-        let shared = (key.clone(), audience);
-        if let Some(value) = self.values.lock().made.get(&shared) {
+        if let Some(value) = self.values.lock().made.get(&audience).and_then(|made| made.get(key)) {
             return value.clone();
         }
         // Made outside the lock: two streams may make the same value at once, and one of them is dropped.
-        let (is_shared, value) = self.make(key, &shared.1);
-        let mut values = self.values.lock();
-        if !is_shared || values.made.len() >= MAX_SHARED {
-            return values.made.get(&shared).cloned().unwrap_or(value);
+        let (is_shared, value) = self.make(key, &audience);
+        let values = &mut *self.values.lock();
+        if !is_shared || values.places_taken >= MAX_SHARED {
+            return value;
         }
-        values.made.entry(shared).or_insert(value).clone()
+        let place = values.made.entry(audience).or_default().entry(key.clone());
+        place
+            .or_insert_with(|| {
+                values.places_taken += 1;
+                value
+            })
+            .clone()
     }
 
     fn workload(&self, address: IpAddr, audience: Audience, make: impl FnOnce() -> Direct) -> Arc<DirectValues> {
@@ -318,7 +326,8 @@ mod tests {
         assert!(world.values.lock().made.is_empty());
         let web = endpoints("web".to_owned());
         assert!(Arc::ptr_eq(&value(web.clone()), &value(web)));
-        assert_eq!(world.values.lock().made.len(), 1);
+        let values = world.values.lock();
+        assert_eq!((values.made[&Audience::Everybody].len(), values.places_taken), (1, 1));
     }
 
     /// As many streams as an address may have, with as many keys: half of all the ports of one pod.

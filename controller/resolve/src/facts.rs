@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crd::model::{EndpointSlice, HttpRoute, Namespace, Node, Object, Origin, Service, Workload};
+use crd::model::{EndpointSlice, HttpRoute, Namespace, Node, Object, ObjectId, Origin, Service, Workload};
 use ipnet::IpNet;
 
 /// What the operator configured for the whole mesh.
@@ -24,11 +24,11 @@ pub struct Mesh {
 pub struct Facts {
     namespaces: BTreeMap<String, Arc<Object>>,
     nodes: BTreeMap<String, Arc<Object>>,
-    services: BTreeMap<Name, Arc<Object>>,
-    routes: BTreeMap<Name, Arc<Object>>,
-    slices: BTreeMap<Name, Arc<Object>>,
-    pods: BTreeMap<Name, Arc<Object>>,
-    externals: BTreeMap<Name, Arc<Object>>,
+    services: ByName<Arc<Object>>,
+    routes: ByName<Arc<Object>>,
+    slices: ByName<Arc<Object>>,
+    pods: ByName<Arc<Object>>,
+    externals: ByName<Arc<Object>>,
     services_by_address: HashMap<IpAddr, Arc<Object>>,
     /// Services that say they are reached by an address of the world outside, oldest first.
     services_by_outer_address: HashMap<SocketAddr, Vec<Arc<Object>>>,
@@ -40,11 +40,13 @@ pub struct Facts {
     host_ports: HashMap<SocketAddr, Arc<Object>>,
     /// Addresses of nodes, as far as pods share them.
     node_addresses: HashSet<IpAddr>,
-    slices_by_service: HashMap<Name, Vec<Arc<Object>>>,
-    routes_by_parent: HashMap<Name, Vec<Arc<Object>>>,
+    slices_by_service: ByName<Vec<Arc<Object>>>,
+    routes_by_parent: ByName<Vec<Arc<Object>>>,
 }
 
-type Name = (String, String);
+/// By namespace, then name. Looked at for each endpoint of each Service, so a look makes no key of its own.
+#[derive(Debug, Clone)]
+struct ByName<T>(BTreeMap<String, BTreeMap<String, T>>);
 
 impl Facts {
     /// Indexes objects. Of two with the same kind and name the later wins. Of two Services, or two ExternalWorkloads of one
@@ -53,16 +55,15 @@ impl Facts {
     pub fn new(objects: impl IntoIterator<Item = Arc<Object>>) -> Self {
         let mut facts = Self::default();
         for object in objects {
-            let id = object.id();
-            let name = (id.namespace, id.name);
+            let ObjectId { namespace, name, .. } = object.id();
             match &*object {
-                Object::Namespace(_) => facts.namespaces.insert(name.1, object),
-                Object::Node(_) => facts.nodes.insert(name.1, object),
-                Object::Service(_) => facts.services.insert(name, object),
-                Object::HttpRoute(_) => facts.routes.insert(name, object),
-                Object::EndpointSlice(_) => facts.slices.insert(name, object),
-                Object::Workload(it) if it.origin == Origin::Pod => facts.pods.insert(name, object),
-                Object::Workload(_) => facts.externals.insert(name, object),
+                Object::Namespace(_) => facts.namespaces.insert(name, object),
+                Object::Node(_) => facts.nodes.insert(name, object),
+                Object::Service(_) => facts.services.insert(namespace, name, object),
+                Object::HttpRoute(_) => facts.routes.insert(namespace, name, object),
+                Object::EndpointSlice(_) => facts.slices.insert(namespace, name, object),
+                Object::Workload(it) if it.origin == Origin::Pod => facts.pods.insert(namespace, name, object),
+                Object::Workload(_) => facts.externals.insert(namespace, name, object),
             };
         }
         facts.index_services();
@@ -83,12 +84,12 @@ impl Facts {
 
     /// A Service.
     pub fn service(&self, namespace: &str, name: &str) -> Option<&Service> {
-        self.services.get(&(namespace.to_owned(), name.to_owned())).and_then(as_service)
+        self.services.get(namespace, name).and_then(as_service)
     }
 
     /// Services of a namespace, oldest first, then by name.
     pub fn services_of<'f>(&'f self, namespace: &'f str) -> Vec<&'f Service> {
-        let mut services: Vec<_> = of_namespace(&self.services, namespace).filter_map(as_service).collect();
+        let mut services: Vec<_> = self.services.of(namespace).filter_map(as_service).collect();
         services.sort_by_key(|service| service.metadata.created.unwrap_or(i64::MIN));
         services
     }
@@ -100,18 +101,19 @@ impl Facts {
 
     /// The slices of a Service, by name.
     pub fn slices_of<'f>(&'f self, service: &Service) -> impl Iterator<Item = &'f EndpointSlice> {
-        let slices = self.slices_by_service.get(&name_of(&service.metadata)).into_iter().flatten();
+        let slices =
+            self.slices_by_service.get(&service.metadata.namespace, &service.metadata.name).into_iter().flatten();
         slices.filter_map(|object| if let Object::EndpointSlice(it) = &**object { Some(it) } else { None })
     }
 
     /// A Pod.
     pub fn pod(&self, namespace: &str, name: &str) -> Option<&Workload> {
-        self.pods.get(&(namespace.to_owned(), name.to_owned())).and_then(as_workload)
+        self.pods.get(namespace, name).and_then(as_workload)
     }
 
     /// ExternalWorkloads of a namespace, by name.
     pub fn externals_of<'f>(&'f self, namespace: &'f str) -> impl Iterator<Item = &'f Workload> {
-        of_namespace(&self.externals, namespace).filter_map(as_workload)
+        self.externals.of(namespace).filter_map(as_workload)
     }
 
     /// Every pod, then every ExternalWorkload, by namespace and name.
@@ -169,7 +171,8 @@ impl Facts {
 
     /// Routes that name the Service as a parent, by namespace and name.
     pub fn routes_of<'f>(&'f self, service: &Service) -> impl Iterator<Item = &'f HttpRoute> {
-        let routes = self.routes_by_parent.get(&name_of(&service.metadata)).into_iter().flatten();
+        let routes =
+            self.routes_by_parent.get(&service.metadata.namespace, &service.metadata.name).into_iter().flatten();
         routes.filter_map(as_route)
     }
 
@@ -206,8 +209,7 @@ impl Facts {
         }
         for object in self.slices.values() {
             let Object::EndpointSlice(slice) = &**object else { continue };
-            let service = (slice.metadata.namespace.clone(), slice.service.clone());
-            self.slices_by_service.entry(service).or_default().push(object.clone());
+            self.slices_by_service.entry(&slice.metadata.namespace, &slice.service).push(object.clone());
         }
     }
 
@@ -240,8 +242,7 @@ impl Facts {
     fn index_routes(&mut self) {
         for object in self.routes.values() {
             for parent in as_route(object).into_iter().flat_map(|route| &route.parents) {
-                let parent = (parent.namespace.clone(), parent.name.clone());
-                let routes = self.routes_by_parent.entry(parent).or_default();
+                let routes = self.routes_by_parent.entry(&parent.namespace, &parent.name);
                 // One route may name several ports of one Service.
                 if !routes.last().is_some_and(|last| Arc::ptr_eq(last, object)) {
                     routes.push(object.clone());
@@ -251,16 +252,39 @@ impl Facts {
     }
 }
 
-fn name_of(metadata: &crd::Metadata) -> Name {
-    (metadata.namespace.clone(), metadata.name.clone())
+impl<T> Default for ByName<T> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
 }
 
-fn of_namespace<'f>(
-    objects: &'f BTreeMap<Name, Arc<Object>>,
-    namespace: &'f str,
-) -> impl Iterator<Item = &'f Arc<Object>> {
-    let from = (namespace.to_owned(), String::new());
-    objects.range(from..).take_while(move |((other, _), _)| other == namespace).map(|(_, object)| object)
+impl<T> ByName<T> {
+    fn insert(&mut self, namespace: String, name: String, value: T) -> Option<T> {
+        self.0.entry(namespace).or_default().insert(name, value)
+    }
+
+    fn entry(&mut self, namespace: &str, name: &str) -> &mut T
+    where
+        T: Default,
+    {
+        self.0.entry(namespace.to_owned()).or_default().entry(name.to_owned()).or_default()
+    }
+
+    fn get(&self, namespace: &str, name: &str) -> Option<&T> {
+        self.0.get(namespace)?.get(name)
+    }
+
+    fn of(&self, namespace: &str) -> impl Iterator<Item = &T> {
+        self.0.get(namespace).into_iter().flat_map(BTreeMap::values)
+    }
+
+    fn values(&self) -> impl Iterator<Item = &T> {
+        self.0.values().flat_map(BTreeMap::values)
+    }
+
+    fn len(&self) -> usize {
+        self.0.values().map(BTreeMap::len).sum()
+    }
 }
 
 fn as_service(object: &Arc<Object>) -> Option<&Service> {

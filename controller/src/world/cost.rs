@@ -50,7 +50,7 @@ fn of_a_change() {
             }
         }
         let told = Instant::now();
-        let values = next.values.lock().made.len();
+        let values = next.values.lock().places_taken;
         assert_eq!(updates, 10);
         world = next;
         println!(
