@@ -215,7 +215,7 @@ macro_rules! written_filter {
         impl From<&$generated> for Written {
             fn from(filter: &$generated) -> Self {
                 Self {
-                    kind: format!("{:?}", filter.r#type),
+                    kind: written_word(&filter.r#type),
                     request: written_edits!(filter.request_header_modifier),
                     response: written_edits!(filter.response_header_modifier),
                 }
@@ -227,6 +227,12 @@ macro_rules! written_filter {
 // Gateway API's generated types exist once per place they are used in.
 written_filter!(HttpRouteRulesFilters);
 written_filter!(HttpRouteRulesBackendRefsFilters);
+
+/// A word as Gateway API writes it, which is not what the generated type calls it.
+fn written_word(word: &impl serde::Serialize) -> String {
+    let word = serde_json::to_value(word).expect("a variant without content is a word");
+    word.as_str().unwrap_or_default().to_owned()
+}
 
 /// The filter, or its kind where we don't implement it.
 fn filter(field: &str, filter: Written) -> Result<Result<Filter, String>, Invalid> {
@@ -279,3 +285,52 @@ fn header_value(field: &str, value: &str) -> Result<(), Invalid> {
 }
 
 const MAX_WEIGHT: u32 = 1_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With all that any filter needs.
+    fn with_filter(kind: &str) -> HttpRoute {
+        let filter = serde_json::json!({
+            "type": kind,
+            "requestHeaderModifier": {},
+            "responseHeaderModifier": {},
+            "requestMirror": { "backendRef": { "name": "x" } },
+            "requestRedirect": {},
+            "urlRewrite": {},
+            "cors": {},
+            "extensionRef": { "group": "g", "kind": "k", "name": "n" },
+        });
+        let route = serde_json::json!({ "metadata": { "name": "r" }, "spec": { "rules": [{ "filters": [filter] }] } });
+        http_route(&serde_json::from_value(route).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_cluster_warns_of_the_filters_that_are_not_followed() {
+        let policy = concat!(env!("CARGO_MANIFEST_DIR"), "/../../charts/mesh/templates/route-warnings.yaml");
+        let policy = std::fs::read_to_string(policy).unwrap();
+        let is_followed = |kind: &&str| {
+            let unsupported = with_filter(kind).rules.remove(0).unsupported;
+            assert!(unsupported.as_deref().is_none_or(|named| named == *kind), "{kind} is called {unsupported:?}");
+            unsupported.is_none()
+        };
+        let followed: Vec<&str> = ALL_FILTERS.iter().copied().filter(is_followed).collect();
+        let quoted: Vec<String> = followed.iter().map(|kind| format!("'{kind}'")).collect();
+        let listed = format!("filter.type in [{}]", quoted.join(", "));
+        let lists = policy.matches("filter.type in").count();
+        assert!(lists == 2 && policy.matches(&listed).count() == lists, "{listed}");
+        assert!(policy.contains(&format!("only the filters {} are supported", followed.join(" and "))), "{followed:?}");
+    }
+
+    /// Of Gateway API.
+    const ALL_FILTERS: [&str; 7] = [
+        "RequestHeaderModifier",
+        "ResponseHeaderModifier",
+        "RequestMirror",
+        "RequestRedirect",
+        "URLRewrite",
+        "ExtensionRef",
+        "CORS",
+    ];
+}

@@ -94,6 +94,12 @@ fn parents(facts: &Facts, route: &HttpRoute) -> Vec<Finding> {
             add(Weight::Missing, format!("there is no Service {name} to attach to; correct the name or make it"));
             continue;
         };
+        if service.cluster_ips.is_empty() {
+            let problem = format!(
+                "the Service {name} has no cluster address: clients dial its pods, and no route applies; give it one"
+            );
+            add(Weight::Error, problem);
+        }
         if let Some(port) = parent.port
             && !has_port(service, port)
         {
@@ -262,6 +268,7 @@ spec: {selector: {app: cart}, ports: [{port: 80}]}
             &route("[{group: '', kind: Service, name: web, port: 81}]", good),
             "no port 81 to attach to; it has 80, 90",
         );
+        one(&route("[{group: '', kind: Service, name: cart}]", good), "the Service shop/cart has no cluster address");
         let elsewhere = "[{group: '', kind: Service, name: web, namespace: other}]";
         let elsewhere = route(elsewhere, good);
         assert!(

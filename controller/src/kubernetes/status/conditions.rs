@@ -1,4 +1,7 @@
 //! The conditions of a route, pure.
+//!
+//! Gateway API wants one verdict for each parent, in its own words and of what is written; [`resolve::findings`] tells people
+//! all there is of a route that was read. Each says what it is asked for; a test holds that they find fault with the same.
 
 use crd::model::{BackendReference, HttpRoute, Service};
 use kube::ResourceExt;
@@ -184,14 +187,19 @@ mod tests {
     }
 
     fn facts() -> Facts {
-        let service = |name: &str, address: &str| {
+        let service = |namespace: &str, name: &str, address: &str| {
             let text = json!({
-                "metadata": { "name": name, "namespace": "shop" },
+                "metadata": { "name": name, "namespace": namespace },
                 "spec": { "clusterIP": address, "ports": [{ "port": 80 }] },
             });
             crd::Object::Service(crd::service::service(&serde_json::from_value(text).unwrap()).unwrap())
         };
-        Facts::new([service("web", "10.96.0.1"), service("headless", "None")].map(Arc::new))
+        let services = [
+            service("shop", "web", "10.96.0.1"),
+            service("shop", "headless", "None"),
+            service("other", "web", "10.96.0.2"),
+        ];
+        Facts::new(services.map(Arc::new))
     }
 
     fn parent(rest: &Value) -> Value {
@@ -218,6 +226,12 @@ mod tests {
             (json!({ "port": 80 }), good.clone(), "Accepted True Accepted", "ResolvedRefs True ResolvedRefs"),
             (json!({ "port": 81 }), good.clone(), "Accepted False NoMatchingParent", "ResolvedRefs True ResolvedRefs"),
             (json!({ "name": "x" }), good.clone(), "Accepted False NoMatchingParent", "ResolvedRefs True ResolvedRefs"),
+            (
+                json!({ "namespace": "other" }),
+                good.clone(),
+                "Accepted False NotAllowedByListeners",
+                "ResolvedRefs True ResolvedRefs",
+            ),
             (json!({ "name": "headless" }), good, "Accepted False UnsupportedValue", "ResolvedRefs True ResolvedRefs"),
             (
                 json!({}),
@@ -247,6 +261,12 @@ mod tests {
         for (reference, rules, accepted, resolved) in cases {
             let found = reasons(&route(&json!([parent(&reference)]), &rules, &json!([])));
             assert_eq!(found, [accepted, resolved], "{reference} {rules}");
+            let object = route(&json!([parent(&reference)]), &rules, &json!([]));
+            if let Ok(read) = crate::kubernetes::http_route_of(&object) {
+                let findings = resolve::findings::of_object(&facts(), &crd::Object::HttpRoute(read));
+                let are_bad = findings.iter().any(|finding| finding.weight != resolve::Weight::Warning);
+                assert_eq!(are_bad, found.iter().any(|it| it.contains(" False ")), "{reference} {rules}: {findings:?}");
+            }
         }
         let partial = json!([{}, { "filters": [{ "type": "RequestMirror", "requestMirror": { "backendRef": { "name": "x" } } }] }]);
         let found = reasons(&route(&json!([parent(&json!({}))]), &partial, &json!([])));
