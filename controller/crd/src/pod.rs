@@ -23,6 +23,9 @@ pub const OPAQUE_PORTS: &str = "meshctl.io/opaque-ports";
 /// Argument of `mesh-init`: ports that are not redirected to the proxy.
 pub const SKIP_INBOUND_PORTS: &str = "--skip-inbound-ports";
 
+/// The port of a proxy that is never redirected, and speaks no TLS: probes and metrics.
+pub const HEALTH_PORT: u16 = 15020;
+
 /// The object as a fact.
 pub fn pod(object: &core::Pod) -> Result<Workload, Invalid> {
     let metadata = metadata(&object.metadata, true)?;
@@ -70,14 +73,14 @@ fn redirect(spec: &core::PodSpec) -> Option<&core::Container> {
     named(INIT_CONTAINER).filter(is_init).filter(|_| named(PROXY_CONTAINER).is_some_and(is_sidecar))
 }
 
-/// As the program reads it: `--flag=value` or `--flag value`, of several the last.
+/// As the program reads it: `--flag=value` or `--flag value`, of several the last; and the proxy's own.
 fn skipped_ports(init: &core::Container) -> PortSet {
     let following = arguments(init).skip(1);
     let values = arguments(init).zip(following.map(Some).chain([None])).filter_map(|(argument, next)| {
         let rest = argument.strip_prefix(SKIP_INBOUND_PORTS)?;
         if rest.is_empty() { next } else { rest.strip_prefix('=') }
     });
-    values.last().map(PortSet::parse).unwrap_or_default()
+    PortSet::parse(&format!("{HEALTH_PORT},{}", values.last().unwrap_or_default()))
 }
 
 fn arguments(container: &core::Container) -> impl Iterator<Item = &str> {
@@ -201,6 +204,7 @@ status: {phase: Running, podIP: 10.1.0.2, podIPs: [{ip: 10.1.0.2}, {ip: 'fd00::2
         let redirected = |arguments: &str| {
             let text = MESHED.replace("--skip-inbound-ports=9000-9001", arguments);
             let skipped = read(&text).skipped_ports;
+            assert!(skipped.contains(HEALTH_PORT), "somebody in the mesh may want the proxy's metrics");
             [22, 25, 9000, 9001, 9002].map(|port| !skipped.contains(port))
         };
         assert_eq!(
@@ -231,7 +235,7 @@ status: {phase: Running, podIP: 10.1.0.2, podIPs: [{ip: 10.1.0.2}, {ip: 'fd00::2
         let (ports, none) = (injected("ports"), injected("settings"));
         assert!(ports.service_account.is_some() && none.service_account.is_some());
         assert_eq!([21, 22, 9010, 9011].map(|port| ports.skipped_ports.contains(port)), [false, true, true, false]);
-        assert_eq!(none.skipped_ports, PortSet::default());
+        assert_eq!(none.skipped_ports, PortSet::parse(&HEALTH_PORT.to_string()));
     }
 
     #[test]

@@ -200,7 +200,7 @@ impl Drop for Wall {
 }
 
 /// At its end the mesh is installed as the other tests expect it.
-struct Defaults(Cluster);
+pub(crate) struct Defaults(pub(crate) Cluster);
 
 impl Drop for Defaults {
     fn drop(&mut self) {

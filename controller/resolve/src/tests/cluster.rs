@@ -374,6 +374,7 @@ fn zones_come_from_nodes() {
 #[test]
 fn both_sides_spell_annotations_alike() {
     assert_eq!(crd::pod::INIT_CONTAINER, proto::names::INIT_CONTAINER);
+    assert_eq!(crd::pod::HEALTH_PORT, proto::names::HEALTH_PORT);
     assert_eq!(crd::pod::PROXY_CONTAINER, proto::names::PROXY_CONTAINER);
     assert_eq!(crd::pod::OPAQUE_PORTS, proto::names::OPAQUE_PORTS);
 }
