@@ -232,7 +232,7 @@ pub struct CheckArgs {
     /// namespace of the kubeconfig's context]
     #[arg(short, long, value_name = "NAMESPACE", conflicts_with = "pre")]
     pub namespace: Option<String>,
-    /// Ask again until every check passes, at most this long (30s, 2m)
+    /// Ask again until no check fails and nothing is under way any more, at most this long (30s, 2m)
     #[arg(long, value_parser = duration, value_name = "TIME")]
     pub wait: Option<Duration>,
 }

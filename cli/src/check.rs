@@ -23,6 +23,7 @@ pub mod injection;
 pub mod installed;
 pub mod proxies;
 pub mod resources;
+pub(crate) mod restart;
 pub mod trust;
 pub mod watches;
 
@@ -53,6 +54,9 @@ pub struct Line {
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// Something is under way that ends by itself: worth waiting for.
+    #[serde(skip)]
+    pub passing: bool,
 }
 
 /// The answer.
@@ -71,27 +75,13 @@ pub struct Lines {
     lines: Vec<Line>,
 }
 
-/// Checks until everything passes or `wait` is over, prints, and fails if something does. With `wait`, a mesh that cannot be
-/// reached yet is waited for as well.
+/// Checks, with `wait` until there is nothing left to wait for, prints, and fails if a check does.
 pub async fn run(
     look: impl AsyncFn() -> anyhow::Result<Report>,
     wait: Option<Duration>,
     format: Format,
 ) -> anyhow::Result<()> {
-    let deadline = Instant::now() + wait.unwrap_or_default();
-    let mut progress = Progress::new();
-    let report = loop {
-        let report = look().await;
-        let well = report.as_ref().is_ok_and(|report| report.outcome == Outcome::Passed);
-        // What was typed does not get better by waiting.
-        let nonsense = report.as_ref().is_err_and(usage::is_usage);
-        if well || nonsense || Instant::now() >= deadline {
-            break report?;
-        }
-        progress.wait(&waits_for(&report));
-        sleep(Duration::from_millis(500)).await;
-    };
-    drop(progress);
+    let report = settled(look, wait.unwrap_or_default()).await?;
     output::print(&match format {
         Format::Json => output::json(&report),
         Format::Table => report.render(),
@@ -102,14 +92,46 @@ pub async fn run(
     Ok(())
 }
 
-/// What a wait is for: the first line that is not well yet.
+/// Looks until all is well, `wait` is over, or what is left are warnings that stay: those of something under way are waited for,
+/// and so is a mesh that cannot be reached yet. A restart that was asked for a moment ago shows in its pods a moment later, so
+/// they have to stay for [`STAYS`].
+async fn settled(look: impl AsyncFn() -> anyhow::Result<Report>, wait: Duration) -> anyhow::Result<Report> {
+    let deadline = Instant::now() + wait;
+    let mut unchanged_since = None;
+    let mut progress = Progress::new();
+    loop {
+        let report = look().await;
+        let now = Instant::now();
+        let over = match &report {
+            // What was typed does not get better by waiting.
+            Err(error) => {
+                unchanged_since = None;
+                usage::is_usage(error)
+            }
+            Ok(report) if report.outcome == Outcome::Passed => true,
+            Ok(report) if report.outcome == Outcome::Failed || report.checks.iter().any(|line| line.passing) => {
+                unchanged_since = None;
+                false
+            }
+            Ok(_) => now - *unchanged_since.get_or_insert(now) >= STAYS,
+        };
+        if over || now >= deadline {
+            return report;
+        }
+        progress.wait(&waits_for(&report));
+        sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// What a wait is for: the first line that fails, else of what is under way.
 fn waits_for(report: &anyhow::Result<Report>) -> String {
     let report = match report {
         Ok(report) => report,
         Err(error) => return format!("waiting: {error:#}"),
     };
-    let worst = report.checks.iter().filter(|line| line.outcome == report.outcome).map(|line| line.text.as_str());
-    format!("waiting: {}", worst.take(1).collect::<String>())
+    let worst = report.checks.iter().filter(|line| line.outcome == report.outcome);
+    let line = worst.min_by_key(|line| line.outcome != Outcome::Failed && !line.passing);
+    format!("waiting: {}", line.map(|line| line.text.as_str()).unwrap_or_default())
 }
 
 impl Lines {
@@ -126,6 +148,12 @@ impl Lines {
     /// Somebody should look.
     pub fn warning(&mut self, name: &'static str, text: impl Into<String>, hint: &str) {
         self.push(Outcome::Warning, name, text.into(), Some(hint.to_owned()));
+    }
+
+    /// Somebody should look if it stays: something is under way.
+    pub fn passing(&mut self, name: &'static str, text: impl Into<String>, hint: &str) {
+        self.warning(name, text, hint);
+        self.lines.last_mut().expect("it was just put there").passing = true;
     }
 
     /// Does not work.
@@ -146,7 +174,7 @@ impl Lines {
     /// Proxies and objects of others are quoted here: they must not forge lines, or take over a terminal.
     fn push(&mut self, outcome: Outcome, name: &'static str, text: String, hint: Option<String>) {
         let (text, hint) = (table::printable(text), hint.map(table::printable));
-        self.lines.push(Line { name, section: self.section, outcome, text, hint });
+        self.lines.push(Line { name, section: self.section, outcome, text, hint, passing: false });
     }
 }
 
@@ -208,3 +236,63 @@ pub fn some(names: &[String]) -> String {
 }
 
 const SHOWN: usize = 5;
+/// How long nothing but lasting warnings is waited upon.
+const STAYS: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// What `settled` makes of looks that give these lines, and the milliseconds it took; the last look's stay.
+    async fn waited(looks: &[&[(Outcome, bool)]], wait: u64) -> (Outcome, u128) {
+        let began = Instant::now();
+        let count = Cell::new(0);
+        let look = async || {
+            let outcomes = looks[count.get().min(looks.len() - 1)];
+            count.set(count.get() + 1);
+            let mut lines = Lines::new("");
+            for (outcome, passing) in outcomes {
+                lines.push(*outcome, "line", format!("look {}", count.get()), None);
+                lines.lines.last_mut().unwrap().passing = *passing;
+            }
+            Ok(Report::new([lines]))
+        };
+        let report = settled(look, Duration::from_secs(wait)).await.unwrap();
+        (report.outcome, began.elapsed().as_millis())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_waiting_may_change_is_waited_for() {
+        let good: &[(Outcome, bool)] = &[(Outcome::Passed, false)];
+        let stays: &[(Outcome, bool)] = &[(Outcome::Passed, false), (Outcome::Warning, false)];
+        let goes: &[(Outcome, bool)] = &[(Outcome::Warning, true), (Outcome::Warning, false)];
+        let bad: &[(Outcome, bool)] = &[(Outcome::Failed, false), (Outcome::Warning, false)];
+        for (looks, wait, expected) in [
+            (&[good][..], 300, (Outcome::Passed, 0)),
+            (&[stays], 300, (Outcome::Warning, 3000)),
+            (&[stays], 1, (Outcome::Warning, 1000)),
+            (&[stays], 0, (Outcome::Warning, 0)),
+            (&[bad, goes, goes, good], 300, (Outcome::Passed, 1500)),
+            (&[bad, bad, stays], 300, (Outcome::Warning, 4000)),
+            // A restart that takes a moment to show.
+            (&[stays, stays, goes, goes, good], 300, (Outcome::Passed, 2000)),
+            (&[stays, bad, stays], 300, (Outcome::Warning, 4000)),
+            (&[goes], 10, (Outcome::Warning, 10_000)),
+            (&[bad], 10, (Outcome::Failed, 10_000)),
+        ] {
+            assert_eq!(waited(looks, wait).await, expected, "{looks:?} {wait}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mesh_that_cannot_be_reached_yet_is_waited_for_and_a_mistake_is_not() {
+        let began = Instant::now();
+        let away = async || anyhow::bail!("nobody answers");
+        assert!(settled(away, Duration::from_secs(5)).await.is_err());
+        assert_eq!(began.elapsed(), Duration::from_secs(5));
+        assert!(settled(async || Err(usage::usage("odd")), Duration::from_secs(5)).await.is_err());
+        assert_eq!(began.elapsed(), Duration::from_secs(5));
+    }
+}

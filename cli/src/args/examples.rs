@@ -72,8 +72,12 @@ Examples:
   meshctl check                is the installed one well?
   meshctl check --proxy        its proxies too
   meshctl check -n shop        one namespace of yours, with no rights elsewhere
-  meshctl check --wait 1m      until all is well, for a script
-  meshctl check -o json";
+  meshctl check --wait 5m      until nothing fails, for a script
+  meshctl check -o json
+
+--wait ends at once when every line is good, and after 3 s without a failure when what is left are warnings that waiting does not \
+change (a namespace that asks for no proxies, pods from before injection). A rollout, a program that starts and a proxy that \
+drains or connects are waited for. Warnings never make the exit code 1.";
 
 pub(super) const STAT_EXAMPLES: &str = "\
 Examples:

@@ -15,6 +15,7 @@ use crate::transport::port_forward::{is_meshed, lives};
 
 use super::fetch::{Fetched, named};
 use super::installed::Installed;
+use super::restart::Restart;
 use super::{Lines, before, many, some};
 
 /// Namespaces whose pods are to be injected, sorted. One that is being deleted takes no pods any more.
@@ -66,7 +67,7 @@ fn words(namespaces: &[Namespace], lines: &mut Lines) {
             Decision::Inject(word) if word.key == names::INJECT && !labelled(namespace) => {
                 let text =
                     format!("namespace {name} has the annotation {}, and its label is not there yet", names::INJECT);
-                lines.warning("word", text, "kubectl -n mesh-system logs deploy/mesh-injector");
+                lines.passing("word", text, "kubectl -n mesh-system logs deploy/mesh-injector");
             }
             _ => {}
         }
@@ -123,8 +124,8 @@ struct All<'a> {
 }
 
 fn injected(all: &All<'_>, lines: &mut Lines) {
-    let mut early: BTreeMap<String, Missing> = BTreeMap::new();
-    let mut missed: BTreeMap<String, Missing> = BTreeMap::new();
+    let mut early: BTreeMap<String, Affected> = BTreeMap::new();
+    let mut missed: BTreeMap<String, Affected> = BTreeMap::new();
     let mut wrong: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut well = 0;
     // What is about to end needs nothing any more: a rollout leaves such pods behind for a while.
@@ -143,27 +144,36 @@ fn injected(all: &All<'_>, lines: &mut Lines) {
                 // Seconds: what happened within one counts as later, so that nobody is accused of what came first.
                 let since = all.webhook_since.into_iter().chain(asked_since(namespace)).max();
                 let before = created(pod).zip(since).is_none_or(|(created, since)| created <= since);
-                if before { &mut early } else { &mut missed }.entry(namespace_name).or_default().add(pod);
+                if before { &mut early } else { &mut missed }
+                    .entry(namespace_name)
+                    .or_default()
+                    .add(pod, pod.name_any());
             }
         }
     }
+    let changing = changing(all.pods);
     for (namespace, missing) in &early {
         let text = format!(
             "{} in namespace {namespace} began before injection: {}",
             many(missing.pods.len(), "pod"),
             some(&missing.pods)
         );
-        lines.warning("injected", text, &missing.restart(namespace));
+        let restart = missing.restart.commands();
+        if missing.is_among(&changing) {
+            lines.passing("injected", format!("{text}; being replaced"), &restart);
+        } else {
+            lines.warning("injected", text, &restart);
+        }
     }
     for (namespace, missing) in &missed {
         let text = format!(
-            "{} in namespace {namespace} should have a proxy and has none: {}",
+            "{} in namespace {namespace} should have a proxy and has none: {}; events and the injector's log say why",
             many(missing.pods.len(), "pod"),
             some(&missing.pods)
         );
         let hint = format!(
-            "{}; why: kubectl -n {namespace} get events; kubectl -n mesh-system logs deploy/mesh-injector",
-            missing.restart(namespace)
+            "kubectl -n {namespace} get events; kubectl -n mesh-system logs deploy/mesh-injector; {}",
+            missing.restart.commands()
         );
         lines.failed("injected", text, &hint);
     }
@@ -186,31 +196,49 @@ fn is_wrong(skipped: &Skipped, pod: &Pod) -> bool {
     }
 }
 
+/// A namespace, and kind and name of a workload in it.
+type Workload = (String, Option<Kind>, String);
+
 #[derive(Debug, Default)]
-struct Missing {
+struct Affected {
     pods: Vec<String>,
-    kinds: BTreeSet<Option<Kind>>,
+    workloads: BTreeSet<Workload>,
+    restart: Restart,
 }
 
-impl Missing {
-    fn add(&mut self, pod: &Pod) {
-        self.pods.push(pod.name_any());
-        self.kinds.insert(owner::of(pod).0.filter(|kind| kind.is_workload()));
+impl Affected {
+    fn add(&mut self, pod: &Pod, shown: String) {
+        let (namespace, kind, name) = workload(pod);
+        self.pods.push(shown);
+        self.restart.add(&namespace, kind, &name, &pod.name_any());
+        self.workloads.insert((namespace, kind, name));
     }
 
-    /// What starts these pods anew.
-    fn restart(&self, namespace: &str) -> String {
-        let restartable = |kind: &Kind| matches!(kind, Kind::Deployment | Kind::StatefulSet | Kind::DaemonSet);
-        let kinds: Vec<&str> =
-            self.kinds.iter().flatten().filter(|kind| restartable(kind)).map(|kind| kind.as_str()).collect();
-        let restart = format!("kubectl rollout restart {} -n {namespace}", kinds.join(","));
-        let others = self.kinds.iter().any(|kind| !kind.is_some_and(|kind| restartable(&kind)));
-        match (kinds.is_empty(), others) {
-            (false, false) => restart,
-            (false, true) => format!("{restart}; delete and create again those of no controller, and Jobs"),
-            (true, _) => format!("delete and create them again: kubectl delete pod -n {namespace} …"),
-        }
+    /// Whether one of its workloads is among these.
+    fn is_among(&self, workloads: &BTreeSet<Workload>) -> bool {
+        !self.workloads.is_disjoint(workloads)
     }
+}
+
+fn workload(pod: &Pod) -> Workload {
+    let (kind, name) = owner::of(pod);
+    (pod.namespace().unwrap_or_default(), kind, name)
+}
+
+/// Workloads whose pods are being replaced: one of them is about to end, or they are of several revisions.
+fn changing(pods: &[Pod]) -> BTreeSet<Workload> {
+    let mut revisions: BTreeMap<Workload, BTreeSet<Option<&String>>> = BTreeMap::new();
+    let mut changing = BTreeSet::new();
+    for pod in pods.iter().filter(|pod| lives(pod)) {
+        let of = workload(pod);
+        if pod.metadata.deletion_timestamp.is_some() {
+            changing.insert(of.clone());
+        }
+        let revision = REVISIONS.iter().find_map(|label| pod.labels().get(*label));
+        revisions.entry(of).or_default().insert(revision);
+    }
+    changing.extend(revisions.into_iter().filter(|(_, revisions)| revisions.len() > 1).map(|(workload, _)| workload));
+    changing
 }
 
 /// When an object was created, seconds since 1970.
@@ -232,12 +260,12 @@ fn asked_since(namespace: &Namespace) -> Option<i64> {
 fn proxies(pods: &[Pod], lines: &mut Lines) {
     let mut well = 0;
     let mut waiting: BTreeMap<(String, &str), Vec<String>> = BTreeMap::new();
-    let mut versions: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut versions: BTreeMap<String, Affected> = BTreeMap::new();
     let stays = |pod: &&Pod| lives(pod) && pod.metadata.deletion_timestamp.is_none() && !has_ended(pod);
     for pod in pods.iter().filter(|pod| is_meshed(pod)).filter(stays) {
         let name = format!("{}/{}", pod.namespace().unwrap_or_default(), pod.name_any());
         if let Some(version) = pod.annotations().get(names::PROXY_VERSION).filter(|version| *version != OWN) {
-            versions.entry(version.clone()).or_default().push(name.clone());
+            versions.entry(version.clone()).or_default().add(pod, name.clone());
         }
         match status(pod, names::PROXY_CONTAINER) {
             Some(status) if status.ready || status.started == Some(true) => well += 1,
@@ -249,9 +277,14 @@ fn proxies(pods: &[Pod], lines: &mut Lines) {
         let hint = format!("kubectl -n {namespace} {}", look.replace("POD", pod));
         lines.failed("running", format!("{} ({why}): {}", not_running(pods.len()), some(pods)), &hint);
     }
-    for (version, pods) in &versions {
-        let text = format!("{} version {version}, this meshctl {OWN}: {}", many_have(pods.len()), some(pods));
-        lines.warning("version", text, "restart their workloads when it suits: kubectl rollout restart …");
+    let changing = changing(pods);
+    for (version, old) in &versions {
+        let text = format!("{} version {version}, this meshctl {OWN}: {}", many_have(old.pods.len()), some(&old.pods));
+        if old.is_among(&changing) {
+            lines.passing("version", format!("{text}; being replaced"), &old.restart.commands());
+        } else {
+            lines.warning("version", text, &old.restart.commands());
+        }
     }
     if waiting.is_empty() && well > 0 {
         lines
@@ -331,6 +364,8 @@ fn last_line(text: &str) -> String {
 
 /// Characters of a container's last words that are shown.
 const WORDS: usize = 200;
+/// Labels of a pod that say which revision of its workload it is of.
+const REVISIONS: [&str; 2] = ["pod-template-hash", "controller-revision-hash"];
 const OWN: &str = env!("CARGO_PKG_VERSION");
 
 #[cfg(test)]

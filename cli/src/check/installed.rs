@@ -141,7 +141,7 @@ fn component(name: &str, deployment: &Deployment, pods: &[Pod], lines: &mut Line
         lines.failed("deployment", format!("{name}: none of {} is available{why}", many_replicas(wanted)), &hint);
     } else if available < wanted {
         let text = format!("{name}: {available} of {} are available{why}", many_replicas(wanted));
-        lines.warning("deployment", text, &hint);
+        lines.passing("deployment", text, &hint);
     } else if version != OWN {
         let text = format!("{name} has version {version} ({image}), this meshctl {OWN}");
         lines.warning("deployment", text, "meshctl upgrade --plan");
@@ -270,11 +270,11 @@ fn replicas(replicas: &[Replica], lines: &mut Lines) {
     for Replica { pod, unready, source_age_ms, .. } in replicas {
         let hint = format!("kubectl -n {} logs {pod}", names::SYSTEM_NAMESPACE);
         if let Some(why) = unready {
-            lines.warning("replica", format!("{pod} is not ready: {}", table::one_line(why.trim())), &hint);
+            lines.passing("replica", format!("{pod} is not ready: {}", table::one_line(why.trim())), &hint);
         }
         if let Some(age) = source_age_ms.filter(|age| *age >= STALE_MS) {
             let text = format!("{pod} has not heard from the API server for {}", table::span(age));
-            lines.warning("replica", text, &hint);
+            lines.passing("replica", text, &hint);
         }
     }
     super::watches::judge(replicas, lines);

@@ -118,7 +118,7 @@ fn proxies(answers: &Answers, checks: &mut Lines) {
                 checks.failed("proxy", text, &format!("meshctl identity {proxy}; meshctl proxy-status {proxy}"));
             }
             Ok(info) if info.draining => {
-                checks.warning("proxy", format!("proxy {proxy} is draining"), "wait for its pod to end");
+                checks.passing("proxy", format!("proxy {proxy} is draining"), "wait for its pod to end");
             }
             Ok(info) if info.version != own => {
                 let text = format!("proxy {proxy} has version {}, this meshctl {own}", info.version);
@@ -151,7 +151,7 @@ fn certificates(answers: &[Answer<IdentityStatus>], now_ms: u64, checks: &mut Li
             checks.failed("certificate", format!("certificate of {proxy} expired {ago} ago{why}"), &hint);
         } else if status.last_error.is_some() {
             let left = table::span(status.not_after_ms - now_ms);
-            checks.warning(
+            checks.passing(
                 "certificate",
                 format!("certificate of {proxy} ends in {left} and could not be renewed{why}"),
                 &hint,
@@ -208,13 +208,13 @@ fn discovery(answers: &[Answer<DiscoveryStatus>], stale_ms: u64, checks: &mut Li
         if let Some((key, reason)) = rejected {
             checks.failed("discovery", format!("proxy {proxy} rejected a new version of {key}: {reason}"), &hint);
         } else if status.age_ms >= stale_ms {
-            checks.warning(
+            checks.passing(
                 "discovery",
                 format!("picture of {proxy} is {age} old; it works on with what it knows{why}"),
                 &hint,
             );
         } else if !status.connected {
-            checks.warning("discovery", format!("proxy {proxy} is not connected to a controller{why}"), &hint);
+            checks.passing("discovery", format!("proxy {proxy} is not connected to a controller{why}"), &hint);
         } else {
             well += 1;
             oldest = oldest.max(status.age_ms);

@@ -30,14 +30,14 @@ fn each_thing_of_injection_that_can_be_wrong() {
             |facts| pods(facts).push(pod("web-5d-2", -450, false)),
             Outcome::Warning,
             "1 pod in namespace shop began before injection: web-5d-2",
-            "kubectl rollout restart deployment -n shop",
+            "kubectl rollout restart deployment/web -n shop",
         ),
         (
             "injected",
             |facts| pods(facts).push(pod("web-5d-2", -100, false)),
             Outcome::Failed,
             "1 pod in namespace shop should have a proxy and has none: web-5d-2",
-            "kubectl rollout restart deployment -n shop; why: kubectl -n shop get events",
+            "kubectl -n shop get events; kubectl -n mesh-system logs deploy/mesh-injector; kubectl rollout restart deployment/web -n shop",
         ),
         (
             "injected",
@@ -88,8 +88,8 @@ fn each_thing_of_injection_that_can_be_wrong() {
                     Some([("meshctl.io/proxy-version".to_owned(), "0.0.9".to_owned())].into());
             },
             Outcome::Warning,
-            "1 proxy has version 0.0.9",
-            "rollout restart",
+            concat!("1 proxy has version 0.0.9, this meshctl ", env!("CARGO_PKG_VERSION"), ": shop/web-5d-1"),
+            "kubectl rollout restart deployment/web -n shop",
         ),
         (
             "injected",
@@ -260,5 +260,39 @@ fn pods_of_no_controller_cannot_be_restarted() {
     alone.metadata.owner_references = None;
     pods(&mut facts).push(alone);
     let text = judge(&facts).render();
-    assert!(text.contains("delete and create them again: kubectl delete pod -n shop"), "{text}");
+    let command = "try: kubectl get pod alone -n shop -o yaml | kubectl replace --force -f -\n";
+    assert!(text.contains(command), "{text}");
+}
+
+/// While a workload is being restarted its old pods go by themselves, and `--wait` waits for them. Nobody replaces pods of one
+/// revision.
+#[test]
+fn pods_that_are_being_replaced_are_waited_for() {
+    let revision = |name: &str, created: i64, meshed: bool, revision: &str| {
+        let mut pod = pod(name, created, meshed);
+        let hash = ("pod-template-hash".to_owned(), revision.to_owned());
+        let owner = &mut pod.metadata.owner_references.as_mut().unwrap()[0];
+        owner.name = format!("web-{revision}");
+        pod.metadata.labels = Some([hash].into());
+        pod
+    };
+    let mut ending = revision("web-5d-3", -450, false, "5d");
+    ending.metadata.deletion_timestamp = ending.metadata.creation_timestamp.clone();
+    let old = || revision("web-5d-2", -450, false, "5d");
+    let mut outdated = revision("web-5d-2", -300, true, "5d");
+    outdated.metadata.annotations = Some([("meshctl.io/proxy-version".to_owned(), "0.0.9".to_owned())].into());
+    for (pods_now, name, passing) in [
+        (vec![old(), revision("web-5d-1", -300, true, "5d")], "injected", false),
+        (vec![old(), revision("web-6e-1", -10, true, "6e")], "injected", true),
+        (vec![old(), ending], "injected", true),
+        (vec![outdated.clone()], "version", false),
+        (vec![outdated, revision("web-6e-1", -10, true, "6e")], "version", true),
+    ] {
+        let mut facts = well();
+        *pods(&mut facts) = pods_now;
+        let report = judge(&facts);
+        let line = report.checks.iter().find(|line| line.name == name).unwrap();
+        assert_eq!((line.outcome, line.passing), (Outcome::Warning, passing), "{}", report.render());
+        assert_eq!(line.text.ends_with("; being replaced"), passing, "{line:?}");
+    }
 }
