@@ -224,11 +224,11 @@ fn pod_security(namespaces: &Fetched<Vec<Namespace>>, lines: &mut Lines) {
         .filter(|namespace| !never_meshed(&namespace.name_any()) && refuses(namespace))
         .map(kube::ResourceExt::name_any)
         .collect();
-    let Some(first) = refusing.first() else {
+    if refusing.is_empty() {
         return lines.passed("pod-security", "no namespace's PodSecurity level refuses the init container");
-    };
+    }
     let text = format!("PodSecurity refuses the init container (NET_ADMIN) in namespace {}", some(&refusing));
-    lines.warning("pod-security", text, &allow(first));
+    lines.warning("pod-security", text, &allow(&refusing.join(" ")));
 }
 
 /// Istio's label is understood, so that a mesh takes over what Istio had: nobody should be surprised by that.
@@ -239,13 +239,13 @@ fn istios(namespaces: &Fetched<Vec<Namespace>>, lines: &mut Lines) {
         word.is_some_and(|word| word.key == ISTIO && word.yes() == Some(true))
     };
     let asking: Vec<String> = namespaces.iter().filter(asks).map(kube::ResourceExt::name_any).collect();
-    if let Some(first) = asking.first() {
+    if !asking.is_empty() {
         let text = format!(
             "Istio's label {ISTIO} asks for a proxy in namespace {}: pods that Istio has are left alone, all others join this \
              mesh as they restart",
             some(&asking)
         );
-        lines.warning("istio", text, &format!("kubectl label namespace {first} {ISTIO}-"));
+        lines.warning("istio", text, &format!("kubectl label namespace {} {ISTIO}-", asking.join(" ")));
     }
 }
 
@@ -254,7 +254,7 @@ pub(super) fn refuses(namespace: &Namespace) -> bool {
     namespace.labels().get(ENFORCE).is_some_and(|level| matches!(level.as_str(), "baseline" | "restricted"))
 }
 
-/// The command that lets it in.
+/// The command that lets it into one namespace, or several separated by spaces.
 pub(super) fn allow(namespace: &str) -> String {
     format!("kubectl label --overwrite namespace {namespace} {ENFORCE}=privileged")
 }
