@@ -231,7 +231,9 @@ impl DirectValues {
 
 impl Value {
     fn new(wire: wire::update::Value, addresses: Vec<SocketAddr>) -> Self {
-        Self { hash: hash(&wire), wire, addresses }
+        let alone = wire::Update { value: Some(wire), ..wire::Update::default() };
+        let hash = hash(&alone);
+        Self { hash, wire: alone.value.expect("it was put there"), addresses }
     }
 
     /// As it goes over the wire in answer to a key.
@@ -257,9 +259,9 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// The hash is that of an [`wire::Update`] with nothing but the value in it.
-fn hash(value: &wire::update::Value) -> Hash {
-    let encoded = wire::Update { value: Some(value.clone()), ..wire::Update::default() }.encode_to_vec();
+/// The hash of a value is that of an update with nothing but the value in it.
+fn hash(alone: &wire::Update) -> Hash {
+    let encoded = alone.encode_to_vec();
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &encoded);
     let mut hash = Hash::default();
     hash.copy_from_slice(&digest.as_ref()[..16]);
