@@ -126,6 +126,7 @@ async fn check_once(args: &Args, check: &CheckArgs, overrides: &Value) -> anyhow
         let desired = install::desired(overrides, &cluster.version.git_version)?;
         return Ok(check::before::judge(&Box::pin(check::fetch::before(&cluster, &desired)).await));
     }
+    let mut bundle = None;
     let (mut sections, scope) = match &check.namespace {
         Some(namespace) => (check_namespace(&cluster, namespace, None).await, Some(namespace.clone())),
         None => {
@@ -134,12 +135,17 @@ async fn check_once(args: &Args, check: &CheckArgs, overrides: &Value) -> anyhow
                 Some(why) => {
                     (check_namespace(&cluster, &cluster.namespace, Some(&why)).await, Some(cluster.namespace.clone()))
                 }
-                None => (check::installed::sections(&facts), None),
+                None => {
+                    bundle = facts.bundles.as_deref().ok().and_then(check::trust::current);
+                    (check::installed::sections(&facts), None)
+                }
             }
         }
     };
     if check.proxy {
         let answers = check::proxies::gather(&PortForward::new(cluster.client.clone(), scope)).await;
+        let bundle = bundle.map(|bundle| bundle.fingerprint().to_string());
+        let answers = answers.map(|answers| check::proxies::Answers { bundle, ..answers });
         sections.push(check::proxies::section(&answers, crate::now_ms()));
     }
     Ok(Report::new(sections))

@@ -110,7 +110,8 @@ fn clock(facts: &Before, lines: &mut Lines) {
     }
 }
 
-fn gateway(crd: &Fetched<Option<CustomResourceDefinition>>, lines: &mut Lines) {
+/// Without the Gateway API's kinds nobody can write a route.
+pub(super) fn gateway(crd: &Fetched<Option<CustomResourceDefinition>>, lines: &mut Lines) {
     let install = format!("kubectl apply --server-side -f {GATEWAY_API}");
     match crd {
         Err(why) => lines.warning("gateway-api", format!("the Gateway API's kinds may not be read: {why}"), &install),
@@ -289,4 +290,4 @@ const LEAST_KERNEL: (u32, u32) = (4, 18);
 const SKEW_MS: u64 = 5000;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -91,13 +91,14 @@ pub async fn installed(cluster: &Cluster) -> Installed {
     let client = &cluster.client;
     let system = names::SYSTEM_NAMESPACE;
     let bundles = ListParams::default().fields(&format!("metadata.name={}", names::BUNDLE_CONFIG_MAP));
-    let (deployments, leases, issuer, webhook, endpoints, kinds) = tokio::join!(
+    let (deployments, leases, issuer, webhook, endpoints, kinds, gateway) = tokio::join!(
         listed::<Deployment>(Api::namespaced(client.clone(), system)),
         listed::<Lease>(Api::namespaced(client.clone(), system)),
         issuer(client),
         one(Api::<MutatingWebhookConfiguration>::all(client.clone()), names::WEBHOOK_CONFIGURATION),
         listed::<EndpointSlice>(Api::namespaced(client.clone(), system)),
         kinds(client),
+        one(Api::<CustomResourceDefinition>::all(client.clone()), before::HTTP_ROUTES),
     );
     let config_maps: Api<ConfigMap> = Api::all(client.clone());
     let (config, bundles, namespaces, pods, date_ms) = tokio::join!(
@@ -125,6 +126,7 @@ pub async fn installed(cluster: &Cluster) -> Installed {
         webhook,
         endpoints,
         kinds,
+        gateway,
         config,
         replicas,
         bundles,
@@ -158,6 +160,7 @@ pub async fn of_namespace(cluster: &Cluster, namespace: &str) -> Installed {
         webhook: Err(elsewhere()),
         endpoints: Err(elsewhere()),
         kinds: Vec::new(),
+        gateway: Err(elsewhere()),
         config: Err(elsewhere()),
         replicas: Vec::new(),
         bundles: bundle.map(|bundle| bundle.into_iter().collect()),

@@ -15,7 +15,7 @@ use identity::TrustBundle;
 use crate::table;
 
 use super::fetch::{Fetched, Replica, Trial};
-use super::{Lines, Report, injection, many, trust};
+use super::{Lines, Report, before, injection, many, trust};
 
 /// What was fetched.
 #[derive(Debug, Clone)]
@@ -34,6 +34,8 @@ pub struct Installed {
     pub endpoints: Fetched<Vec<EndpointSlice>>,
     /// Our kinds by name.
     pub kinds: Vec<(&'static str, Fetched<Option<CustomResourceDefinition>>)>,
+    /// The CRD of HTTPRoutes.
+    pub gateway: Fetched<Option<CustomResourceDefinition>>,
     /// What the injector makes pods with.
     pub config: Fetched<Option<ConfigMap>>,
     /// What every replica says about itself.
@@ -56,6 +58,10 @@ pub fn sections(facts: &Installed) -> Vec<Lines> {
         return vec![control];
     }
     kinds(&facts.kinds, &mut control);
+    // Who may not read kinds was told of it just now.
+    if facts.gateway.is_ok() {
+        before::gateway(&facts.gateway, &mut control);
+    }
     leases(&facts.leases, facts.now_ms, &mut control);
     replicas(&facts.replicas, &mut control);
     restarts(facts, &mut control);

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use crate::table;
 use crate::transport::{self, Answer, Pod, Transport, TransportError};
 
+use super::restart::Restart;
 use super::{Lines, Report, many, resources, some};
 
 /// What all proxies said.
@@ -30,6 +31,10 @@ pub struct Answers {
     pub problems: Option<Vec<String>>,
     /// Age from which a picture is stale, milliseconds.
     pub stale_ms: u64,
+    /// Fingerprint of the trust bundle that the mesh has now, where that is known.
+    pub bundle: Option<String>,
+    /// They are in a cluster, so that kubectl reaches them.
+    pub in_cluster: bool,
 }
 
 /// Asks every proxy everything, one thing after the other, and several proxies at a time.
@@ -86,7 +91,7 @@ pub fn section(answers: &Result<Answers, TransportError>, now_ms: u64) -> Lines 
         Ok(answers) if answers.info.is_empty() => {}
         Ok(answers) => {
             let pods = answers.pods.iter().filter(|pod| pod.meshed).cloned().collect();
-            fill(&Answers { pods, ..answers.clone() }, now_ms, &mut checks);
+            fill(&Answers { pods, in_cluster: true, ..answers.clone() }, now_ms, &mut checks);
             resources::memory(&answers.pods, &answers.memory, &mut checks);
         }
     }
@@ -96,10 +101,10 @@ pub fn section(answers: &Result<Answers, TransportError>, now_ms: u64) -> Lines 
 fn fill(answers: &Answers, now_ms: u64, checks: &mut Lines) {
     proxies(answers, checks);
     certificates(&answers.identity, now_ms, checks);
-    one_bundle(&answers.identity, checks);
+    one_bundle(answers, checks);
     discovery(&answers.discovery, answers.stale_ms, checks);
     manifests(answers.problems.as_deref(), checks);
-    recent_failures(&answers.failures, now_ms, checks);
+    recent_failures(answers, now_ms, checks);
 }
 
 fn proxies(answers: &Answers, checks: &mut Lines) {
@@ -112,17 +117,22 @@ fn proxies(answers: &Answers, checks: &mut Lines) {
     let mut well = 0;
     for Answer { proxy, result, .. } in &answers.info {
         match result {
-            Err(error) => checks.failed("proxy", format!("proxy {proxy} {error}"), "meshctl proxy-status"),
+            Err(error) => {
+                let hint = answers.logs(proxy).unwrap_or_else(|| "meshctl proxy-status".to_owned());
+                checks.failed("proxy", format!("proxy {proxy} {error}"), &hint);
+            }
             Ok(info) if !info.ready => {
                 let text = format!("proxy {proxy} is not ready: no certificate or no configuration yet");
                 checks.failed("proxy", text, &format!("meshctl identity {proxy}; meshctl proxy-status {proxy}"));
             }
             Ok(info) if info.draining => {
-                checks.passing("proxy", format!("proxy {proxy} is draining"), "wait for its pod to end");
+                let hint = format!("meshctl proxy-status {proxy}");
+                checks.passing("proxy", format!("proxy {proxy} is draining: its pod is about to end"), &hint);
             }
             Ok(info) if info.version != own => {
                 let text = format!("proxy {proxy} has version {}, this meshctl {own}", info.version);
-                checks.warning("proxy", text, "meshctl version");
+                let hint = answers.restart(&[proxy]).unwrap_or_else(|| "meshctl version".to_owned());
+                checks.warning("proxy", text, &hint);
             }
             Ok(_) => well += 1,
         }
@@ -169,29 +179,40 @@ fn certificates(answers: &[Answer<IdentityStatus>], now_ms: u64, checks: &mut Li
     }
 }
 
-fn one_bundle(answers: &[Answer<IdentityStatus>], checks: &mut Lines) {
-    let mut bundles: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for answer in answers {
-        if let Ok(status) = &answer.result {
-            bundles.entry(status.bundle.as_str()).or_default().push(answer.proxy.clone());
+fn one_bundle(answers: &Answers, checks: &mut Lines) {
+    let mut bundles: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for Answer { proxy, result, .. } in &answers.identity {
+        if let Ok(status) = result {
+            bundles.entry(status.bundle.as_str()).or_default().push(proxy);
         }
     }
-    let most = bundles.values().map(Vec::len).max().unwrap_or(0);
-    let mut groups: Vec<Vec<String>> = bundles.into_values().collect();
-    match groups.len() {
-        0 => {}
-        1 => checks.passed("one-bundle", "all proxies trust the same anchors"),
-        more => {
-            // Those that differ from most are named; of two halves, one.
-            let of_most = groups.iter().position(|group| group.len() == most).unwrap_or(0);
-            groups.remove(of_most);
-            let text = format!(
-                "proxies trust {more} different sets of anchors, others than most: {}; fine while anchors are being rotated",
-                some(&groups.concat())
-            );
-            checks.warning("one-bundle", text, "meshctl identity; where it stays so, start these pods anew");
-        }
+    let known = bundles.len();
+    if let Some(current) = &answers.bundle {
+        bundles.remove(current.as_str());
+    } else if let Some(most) = bundles.values().map(Vec::len).max() {
+        // Those that differ from most are named; of two halves, one.
+        let of_most = bundles.iter().find(|(_, proxies)| proxies.len() == most).map(|(bundle, _)| *bundle);
+        bundles.remove(of_most.unwrap_or_default());
     }
+    if bundles.is_empty() {
+        if known > 0 {
+            checks.passed("one-bundle", "all proxies trust the same anchors");
+        }
+        return;
+    }
+    let others: Vec<&str> = bundles.into_values().flatten().collect();
+    let named = some(&others.iter().map(|proxy| (*proxy).to_owned()).collect::<Vec<_>>());
+    let text = match &answers.bundle {
+        Some(_) => format!(
+            "{} other anchors than the mesh, as after another installation: {named}; fine for minutes while anchors are rotated",
+            if others.len() == 1 { "1 proxy trusts".to_owned() } else { format!("{} proxies trust", others.len()) }
+        ),
+        None => format!(
+            "proxies trust {known} different sets of anchors, others than most: {named}; fine while anchors are being rotated"
+        ),
+    };
+    let hint = answers.restart(&others).unwrap_or_else(|| "meshctl identity".to_owned());
+    checks.passing("one-bundle", text, &hint);
 }
 
 fn discovery(answers: &[Answer<DiscoveryStatus>], stale_ms: u64, checks: &mut Lines) {
@@ -238,9 +259,9 @@ fn manifests(problems: Option<&[String]>, checks: &mut Lines) {
     }
 }
 
-fn recent_failures(answers: &[Answer<Vec<Failure>>], now_ms: u64, checks: &mut Lines) {
+fn recent_failures(answers: &Answers, now_ms: u64, checks: &mut Lines) {
     let known: Vec<_> =
-        answers.iter().filter_map(|answer| Some((&answer.proxy, answer.result.as_ref().ok()?))).collect();
+        answers.failures.iter().filter_map(|answer| Some((&answer.proxy, answer.result.as_ref().ok()?))).collect();
     if known.is_empty() {
         return;
     }
@@ -251,7 +272,8 @@ fn recent_failures(answers: &[Answer<Vec<Failure>>], now_ms: u64, checks: &mut L
     for (proxy, failures) in known {
         let mut recent = failures.iter().filter(recent);
         let Some(last) = recent.next() else { continue };
-        let sentence = last.reason.parse::<proto::Reason>().map_or("", proto::Reason::sentence);
+        let reason = last.reason.parse::<proto::Reason>();
+        let sentence = reason.as_ref().map_or("", |reason| reason.sentence());
         let detail = if last.detail.is_empty() { String::new() } else { format!(" ({})", last.detail) };
         let count = 1 + recent.count();
         // A proxy keeps only so many: where all are recent, others may have been pushed out.
@@ -263,10 +285,34 @@ fn recent_failures(answers: &[Answer<Vec<Failure>>], now_ms: u64, checks: &mut L
             last.source,
             last.destination
         );
-        checks.warning("failures", text, "meshctl edges");
+        // What is pasted is one of our own words, whatever a proxy says.
+        let explained = reason.ok().map(|reason| format!("meshctl explain {}", reason.as_str()));
+        let hint: Vec<String> = explained.into_iter().chain(answers.logs(proxy)).collect();
+        checks.warning("failures", text, &hint.join("; "));
     }
     if checks.len() == before {
         checks.passed("failures", "no proxy caused a failure in the last minute".to_owned());
+    }
+}
+
+impl Answers {
+    fn pod(&self, proxy: &str) -> Option<&Pod> {
+        self.pods.iter().find(|pod| pod.proxy == proxy).filter(|_| self.in_cluster)
+    }
+
+    /// The command that shows a proxy's log.
+    fn logs(&self, proxy: &str) -> Option<String> {
+        let Pod { namespace, name, .. } = self.pod(proxy)?;
+        Some(format!("kubectl logs -n {namespace} {name} -c {}", proto::names::PROXY_CONTAINER))
+    }
+
+    /// The command that starts these proxies' pods anew.
+    fn restart(&self, proxies: &[&str]) -> Option<String> {
+        let mut restart = Restart::default();
+        for Pod { namespace, kind, workload, name, .. } in proxies.iter().filter_map(|proxy| self.pod(proxy)) {
+            restart.add(namespace, *kind, workload, name);
+        }
+        Some(restart.commands()).filter(|commands| !commands.is_empty())
     }
 }
 

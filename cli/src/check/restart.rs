@@ -23,6 +23,9 @@ struct Workloads {
 impl Restart {
     /// One more pod: its workload's kind, where that is known, and name, as [`crate::transport::owner::of`] says them.
     pub(crate) fn add(&mut self, namespace: &str, kind: Option<Kind>, workload: &str, pod: &str) {
+        // Whoever makes a pod writes what he likes into its ownerReferences, and somebody else pastes it.
+        let is_name = |letter: char| letter.is_ascii_alphanumeric() || "-.".contains(letter);
+        let kind = kind.filter(|_| workload.chars().all(is_name));
         let workloads = self.namespaces.entry(namespace.to_owned()).or_default();
         match kind {
             Some(kind @ (Kind::Deployment | Kind::StatefulSet | Kind::DaemonSet)) => {
@@ -105,6 +108,12 @@ mod tests {
             "kubectl delete pod canary-1 import-1 -n shop; \
              kubectl get pod alone -n shop -o yaml | kubectl replace --force -f -"
         );
+    }
+
+    #[test]
+    fn what_a_pod_says_of_its_owner_is_no_command() {
+        let forged = ("shop", Some(Kind::StatefulSet), "db; reboot", "db-0");
+        assert_eq!(commands(&[forged]), "kubectl delete pod db-0 -n shop");
     }
 
     #[test]

@@ -116,6 +116,13 @@ fn anchor_ends(anchors: &[Validity], namespaces: usize, now_ms: u64, lines: &mut
     }
 }
 
+/// The bundle in force as far as these tell.
+pub fn current(config_maps: &[ConfigMap]) -> Option<TrustBundle> {
+    let read = |map: &ConfigMap| TrustBundle::from_pem(map.data.as_ref()?.get(names::BUNDLE_KEY)?.as_bytes()).ok();
+    let own = config_maps.iter().find(|map| map.namespace().as_deref() == Some(names::SYSTEM_NAMESPACE));
+    own.and_then(read).or_else(|| most(config_maps.iter().filter_map(read).collect::<Vec<_>>().iter()))
+}
+
 /// What most have; of several that as many have, that of the first, so that a tie is answered alike each time.
 fn most<'b>(bundles: impl Iterator<Item = &'b TrustBundle>) -> Option<TrustBundle> {
     let mut counts: Vec<(usize, &TrustBundle)> = Vec::new();

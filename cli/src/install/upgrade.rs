@@ -121,11 +121,12 @@ impl Plan {
         }
         for ProxyVersion { version, pods, compatible } in &self.proxies {
             let fate = match compatible {
-                Some(true) => "go on working; they get the new version when their pods are restarted",
-                Some(false) => "are more than one minor version away: restart their pods at once after the upgrade",
-                None => "have a version that says nothing about compatibility",
+                Some(true) => "compatible; the new version comes with a restart of the pods",
+                Some(false) => "more than one minor version away; restart the pods at once after the upgrade",
+                None => "nothing is known of its compatibility",
             };
-            text.push_str(&format!("{pods} running proxies of version {version} {fate}\n"));
+            let proxies = if *pods == 1 { "1 running proxy".to_owned() } else { format!("{pods} running proxies") };
+            text.push_str(&format!("{proxies} of version {version}: {fate}\n"));
         }
         text
     }

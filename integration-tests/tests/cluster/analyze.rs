@@ -48,7 +48,10 @@ fn mistakes_are_named_with_their_objects() {
     let developer = Account::new(&namespace.cluster, "mistakes", Some("view"));
     let (good, text, told) = developer.meshctl(&namespace.cluster, &["analyze"]);
     assert!(!good && !text.contains("not looked at"), "{text}{told}");
-    for expected in ["× HTTPRoute mistakes/canary: spec.rules[0].backendRefs[0]: there is no Service port", "Deployment mistakes/odd"] {
+    for expected in [
+        "× HTTPRoute mistakes/canary: spec.rules[0].backendRefs[0]: there is no Service port",
+        "Deployment mistakes/odd",
+    ] {
         assert!(text.contains(expected), "{expected}\n{text}{told}");
     }
 

@@ -39,7 +39,7 @@ fn ready() -> Before {
     }
 }
 
-fn gateway_crd(version: &str) -> CustomResourceDefinition {
+pub(in crate::check) fn gateway_crd(version: &str) -> CustomResourceDefinition {
     serde_json::from_value(json!({
         "metadata": {"name": HTTP_ROUTES, "annotations": {BUNDLE_VERSION: "v1.5.1"}},
         "spec": {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::check::Outcome;
+use crate::check::before::tests::gateway_crd;
 use crate::check::trust::Validity;
 
 const NOW_S: u64 = 1_800_000_000;
@@ -131,6 +132,7 @@ pub(in crate::check) fn well() -> Installed {
         webhook: Ok(Some(webhooks(&root))),
         endpoints: Ok(COMPONENTS.map(slice).into()),
         kinds: vec![(KINDS[0], Ok(Some(kind())))],
+        gateway: Ok(Some(gateway_crd("v1"))),
         config: Ok(Some(config("trustDomain: cluster.local"))),
         replicas: vec![
             Replica { pod: "mesh-controller-1".into(), source_age_ms: Some(20_000), ..Replica::default() },
@@ -169,6 +171,7 @@ fn a_mesh_that_is_well() {
         "deployment",
         "deployment",
         "kinds",
+        "gateway-api",
         "lease",
         "lease",
         "replica",
@@ -362,6 +365,13 @@ fn images_have_tags() {
 }
 
 const CONTROL_PLANE: &[Case] = &[
+    (
+        "gateway-api",
+        |facts| facts.gateway = Ok(None),
+        Outcome::Warning,
+        "the Gateway API's kinds are not installed; without them the mesh works, but has no routes",
+        "kubectl apply --server-side -f https://github.com/kubernetes-sigs/gateway-api/",
+    ),
     (
         "deployment",
         |facts| facts.deployments.as_mut().unwrap().truncate(2),

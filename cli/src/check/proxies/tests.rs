@@ -24,7 +24,50 @@ fn well() -> Answers {
         memory: Vec::new(),
         problems: Some(Vec::new()),
         stale_ms: STALE_MS,
+        bundle: None,
+        in_cluster: false,
     }
+}
+
+/// What is not well among Deployment `web`'s proxy in a cluster: text and command.
+fn hinted(change: impl FnOnce(&mut Answers)) -> (String, String) {
+    let mut answers = well();
+    answers.problems = None;
+    let pod = &mut answers.pods[0];
+    (pod.name, pod.namespace, pod.workload) = ("web-1".into(), "shop".into(), "web".into());
+    pod.kind = Some(crate::target::Kind::Deployment);
+    change(&mut answers);
+    let report = Report::new([section(&Ok(answers), NOW)]);
+    let line = report.checks.into_iter().find(|line| line.outcome != Outcome::Passed).unwrap();
+    (line.text, line.hint.unwrap())
+}
+
+#[test]
+fn in_a_cluster_hints_are_commands_about_the_pod() {
+    let restart = "kubectl rollout restart deployment/web -n shop";
+    let logs = "kubectl logs -n shop web-1 -c mesh-proxy";
+    let old = hinted(|answers| answers.info[0].result.as_mut().unwrap().version = "0.0.9".into());
+    assert!(old.0.starts_with("proxy web has version 0.0.9, this meshctl ") && old.1 == restart, "{old:?}");
+    let silent = hinted(|answers| answers.info[0].result = Err(TransportError::TimedOut(5)));
+    assert_eq!(silent.1, logs);
+    for (reason, expected) in
+        [("no_endpoints", format!("meshctl explain no_endpoints; {logs}")), ("$(reboot)", logs.into())]
+    {
+        let failure = Failure { at_ms: NOW, reason: reason.into(), ..Failure::default() };
+        assert_eq!(hinted(|answers| answers.failures = answer(vec![failure])).1, expected);
+    }
+}
+
+/// Proxies that all trust the same are not well if it is not what the mesh trusts: another installation's.
+#[test]
+fn proxies_of_an_earlier_installation_are_named_with_what_restarts_them() {
+    let (text, hint) = hinted(|answers| answers.bundle = Some("cd".into()));
+    assert!(
+        text.starts_with("1 proxy trusts other anchors than the mesh, as after another installation: web;"),
+        "{text}"
+    );
+    assert_eq!(hint, "kubectl rollout restart deployment/web -n shop");
+    assert_eq!(judged(|answers| answers.bundle = Some("ab".into())).0, Outcome::Passed);
 }
 
 fn judged(change: impl FnOnce(&mut Answers)) -> (Outcome, String) {
@@ -106,7 +149,7 @@ fn different_anchors_are_a_warning() {
     });
     assert_eq!(outcome, Outcome::Warning);
     assert!(text.contains("2 different sets of anchors, others than most: "), "{text}");
-    assert!(text.contains("start these pods anew"), "{text}");
+    assert!(text.contains("try: meshctl identity\n"), "{text}");
 }
 
 #[test]

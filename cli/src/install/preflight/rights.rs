@@ -283,6 +283,15 @@ mod tests {
         assert_eq!(webhook.name.as_deref(), Some("mesh-injector"));
     }
 
+    /// What `analyze` reads beside what Kubernetes lets every viewer of a namespace read.
+    #[test]
+    fn viewers_of_a_namespace_see_all_that_is_analyzed() {
+        let of_view = objects().into_iter().filter(|object| object.key.name == "mesh-view").collect::<Vec<_>>();
+        let granted = granted(&of_view);
+        assert!(has(&granted, "list", "httproutes", None) && has(&granted, "list", "*", None), "{granted:?}");
+        assert!(granted.iter().all(|right| ["get", "list", "watch"].contains(&right.verb.as_str())), "{granted:?}");
+    }
+
     #[test]
     fn what_is_taken_back_is_asked_for() {
         let keys: Vec<Key> = objects().into_iter().map(|object| object.key).collect();
