@@ -49,6 +49,7 @@ pub const MESH: Chart = Chart {
     schema: include_str!("../../charts/mesh/values.schema.json"),
     templates: &[
         ("_helpers.tpl", include_str!("../../charts/mesh/templates/_helpers.tpl")),
+        ("bundle-guard.yaml", include_str!("../../charts/mesh/templates/bundle-guard.yaml")),
         ("config.yaml", include_str!("../../charts/mesh/templates/config.yaml")),
         ("controller.yaml", include_str!("../../charts/mesh/templates/controller.yaml")),
         ("dashboards.yaml", include_str!("../../charts/mesh/templates/dashboards.yaml")),

@@ -1,5 +1,10 @@
 //! The cluster's namespaces: a copy that is kept current, the API server's word where the copy is not enough, and the loop
 //! that repairs their labels.
+//!
+//! What the API server did not know is taken for nobody's for a second ([`ABSENT_FOR`]), whoever asked. A stranger who asks for
+//! a name all the time so delays a namespace of that name by this second at most, from when it is made, and only for pods that
+//! come before the watch has told of it (milliseconds): they are refused, and whoever makes pods tries again. That is accepted:
+//! without it every forged name would be a question to the API server.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;

@@ -178,6 +178,14 @@ fn the_injectors_account_is_held_to_its_label_where_kubernetes_can() {
     assert!(whose.ends_with("== 'system:serviceaccount:mesh-system:mesh-injector'"), "{whose}");
     let binding = find(&objects, "ValidatingAdmissionPolicyBinding", "mesh-injector-namespaces");
     assert_eq!(binding["spec"]["policyName"], policy["metadata"]["name"]);
+    let policy = find(&objects, "ValidatingAdmissionPolicy", "mesh-trust-bundle");
+    let expression = policy["spec"]["validations"][0]["expression"].as_str().unwrap();
+    assert!(
+        expression.contains(".namespace('mesh-system').name('mesh-issuer').check('get').allowed()"),
+        "{expression}"
+    );
+    let binding = find(&objects, "ValidatingAdmissionPolicyBinding", "mesh-trust-bundle");
+    assert_eq!(binding["spec"]["policyName"], policy["metadata"]["name"]);
     // Routes are everybody's: their owners are warned, and nobody is held up.
     let warnings = find(&objects, "ValidatingAdmissionPolicyBinding", "mesh-routes");
     assert_eq!(warnings["spec"]["validationActions"], json!(["Warn"]));
