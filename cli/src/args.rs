@@ -222,9 +222,6 @@ pub struct CheckArgs {
     /// Before installing: is this cluster ready for a mesh?
     #[arg(long, conflicts_with = "proxy")]
     pub pre: bool,
-    /// What is to be installed, with --pre.
-    #[command(flatten, next_help_heading = "With --pre: what is to be installed")]
-    pub values: ValuesArgs,
     /// Ask every proxy as well: version, certificate, age of its picture
     #[arg(long)]
     pub proxy: bool,
@@ -235,6 +232,9 @@ pub struct CheckArgs {
     /// Ask again until no check fails and nothing is under way any more, at most this long (30s, 2m)
     #[arg(long, value_parser = duration, value_name = "TIME")]
     pub wait: Option<Duration>,
+    /// What is to be installed, with --pre. The last: its heading goes on to whatever stands behind it.
+    #[command(flatten, next_help_heading = "With --pre: what is to be installed")]
+    pub values: ValuesArgs,
 }
 
 /// Which namespaces are looked at.

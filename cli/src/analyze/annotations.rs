@@ -224,8 +224,8 @@ fn surely_wrong(pod: &Pod, namespace: &ObjectMeta, config: &Config) -> Vec<(&'st
     let grace_ms = u64::try_from(grace).unwrap_or(0).saturating_mul(1000);
     if is_written(names::DRAIN_DELAY) && settings.drain_delay.0 >= grace_ms {
         let problem = format!(
-            "no effect but to end requests: the pod is killed after its terminationGracePeriodSeconds of {grace}, before the delay is \
-             over and clients are told to go elsewhere; write less, or raise that"
+            "the pod is killed after its terminationGracePeriodSeconds of {grace}, before the delay is over: clients are never told \
+             to go elsewhere, and requests under way fail; write less, or raise that"
         );
         found.push((names::DRAIN_DELAY, problem));
     }

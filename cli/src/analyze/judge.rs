@@ -1,6 +1,7 @@
 //! [`judge`]: objects to findings, pure. What is wrong with each alone, with its annotations, and beside all the others.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use crd::model::{Object, ObjectId, Service, TargetPort};
@@ -143,7 +144,19 @@ fn fact(source: &Source) -> Result<Option<Object>, Vec<Finding>> {
             let slice = crd::endpoint_slice::endpoint_slice(&typed::<EndpointSlice>(&source.object).map_err(unusable)?);
             slice.map(|slice| slice.map(Object::EndpointSlice)).map_err(|invalid| unusable(invalid.to_string()))
         }
-        _ => source.parsed(),
+        _ => Ok(source.parsed()?.map(|object| with_address(object, source))),
+    }
+}
+
+/// A Service as the API server will have it: one that says nothing of its address is given one, headless is only who says so.
+fn with_address(object: Object, source: &Source) -> Object {
+    let spec = &source.object["spec"];
+    let is_given_one = spec["clusterIP"].as_str().is_none_or(str::is_empty) && spec["clusterIPs"].is_null();
+    match object {
+        Object::Service(service) if is_given_one && spec["type"] != "ExternalName" => {
+            Object::Service(Service { cluster_ips: vec![Ipv4Addr::UNSPECIFIED.into()], ..service })
+        }
+        object => object,
     }
 }
 

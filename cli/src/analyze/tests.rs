@@ -78,6 +78,12 @@ fn good_manifests_are_called_so() {
 }
 
 #[test]
+fn a_service_is_headless_only_where_it_says_so() {
+    let headless = SHOP.replace("  selector: {app: web}\n", "  clusterIP: None\n  selector: {app: web}\n");
+    one(&headless, "× a.yaml:40: HTTPRoute shop/web: spec.parentRefs: the Service shop/web has no cluster address");
+}
+
+#[test]
 fn what_cannot_be_used_names_line_field_and_remedy() {
     for (from, to, expected) in [
         (

@@ -283,6 +283,13 @@ mod tests {
     }
 
     #[test]
+    fn headings_stand_over_their_own_flags() {
+        let shown = parse("meshctl check --help").unwrap_err().to_string();
+        let at = |text: &str| shown.find(text).unwrap_or_else(|| panic!("{text}: {shown}"));
+        assert!(at("--wait") < at("With --pre: ") && at("With --pre: ") < at("--set-string"), "{shown}");
+    }
+
+    #[test]
     fn output_goes_before_and_after_the_command() {
         for words in [
             "meshctl -o json stat",

@@ -51,7 +51,11 @@ fn there_and_back() {
 fn settings_that_cannot_be_meant_are_told_beside() {
     let pod = "kind: Pod\nmetadata: {name: a, annotations: {meshctl.io/drain-delay: 5m}}\nspec: {}\n";
     let (_, fates) = rewrite_text(pod, Wish::Enabled).unwrap();
-    assert!(fates[0].to_string().starts_with("pod a changed; but meshctl.io/drain-delay: no effect"), "{}", fates[0]);
+    assert!(
+        fates[0].to_string().starts_with("pod a changed; but meshctl.io/drain-delay: the pod is killed"),
+        "{}",
+        fates[0]
+    );
     assert_eq!(rewrite_text(pod, Wish::Disabled).unwrap().1[0].to_string(), "pod a changed");
 }
 
