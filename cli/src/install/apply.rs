@@ -52,6 +52,9 @@ pub async fn apply(
 ) -> anyhow::Result<Applied> {
     let mut parameters = PatchParams::apply(MANAGER);
     parameters.force = force;
+    if let Some(before) = before.filter(|before| is_made_anew(before, object)) {
+        delete(client, &object.key, before.metadata.uid.clone()).await?;
+    }
     let after = patch(client, object, &parameters).await?;
     Ok(match before {
         None => Applied::Created,
@@ -60,6 +63,15 @@ pub async fn apply(
         Some(before) if is_same(before, &after) => Applied::Unchanged,
         Some(_) => Applied::Changed,
     })
+}
+
+/// Whether it is deleted and made again: a Service of ours that has an address and shall have none (those of earlier charts), or the
+/// other way round, keeps what it has for life. Whoever is connected stays so meanwhile.
+pub fn is_made_anew(before: &DynamicObject, object: &Object) -> bool {
+    let is_headless = |spec: &Value| spec["clusterIP"] == "None";
+    object.key.kind == "Service"
+        && is_ours(before)
+        && is_headless(&before.data["spec"]) != is_headless(&object.value["spec"])
 }
 
 fn is_same(before: &DynamicObject, after: &DynamicObject) -> bool {
@@ -229,6 +241,62 @@ mod tests {
         ] {
             assert_eq!(is_fixed(message), expected, "{message}");
         }
+    }
+
+    #[test]
+    fn a_service_of_ours_is_made_anew_where_its_address_stands_in_the_way() {
+        let made_anew = |kind: &str, maker: &str, before: Value, wanted: Value| {
+            let key =
+                Key { api_version: "v1".into(), kind: kind.into(), namespace: Some("n".into()), name: "a".into() };
+            let metadata = json!({"name": "a", "labels": {MANAGED_BY: maker}});
+            let before = json!({"apiVersion": "v1", "kind": kind, "metadata": metadata, "spec": before});
+            let before = serde_json::from_value(before).unwrap();
+            is_made_anew(&before, &Object { key, value: json!({"spec": wanted}) })
+        };
+        let (address, headless, unsaid) = (json!({"clusterIP": "10.0.0.1"}), json!({"clusterIP": "None"}), json!({}));
+        assert!(made_anew("Service", MANAGER, address.clone(), headless.clone()));
+        assert!(made_anew("Service", MANAGER, headless.clone(), unsaid.clone()));
+        assert!(!made_anew("Service", MANAGER, address.clone(), unsaid), "it keeps its address");
+        assert!(!made_anew("Service", MANAGER, headless.clone(), headless.clone()));
+        assert!(!made_anew("Service", "somebody", address.clone(), headless.clone()), "not ours to delete");
+        assert!(!made_anew("Deployment", MANAGER, address, headless));
+    }
+
+    /// At an API server that refuses to change a Service's address, as all do.
+    #[tokio::test]
+    async fn an_address_that_cannot_be_changed_stops_no_installation() {
+        let service = |spec: Value| {
+            let metadata = json!({"name": "a", "namespace": "n", "uid": "u", "labels": {MANAGED_BY: MANAGER}});
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec})
+        };
+        let (old, new) = (service(json!({"clusterIP": "10.0.0.1"})), service(json!({"clusterIP": "None"})));
+        let there = parking_lot::Mutex::new(true);
+        let answer = move |method: &str, path: &str, body: Value| match (method, &mut *there.lock()) {
+            ("DELETE", there) => {
+                assert_eq!((path, &body["preconditions"]["uid"]), ("/api/v1/namespaces/n/services/a?", &json!("u")));
+                *there = false;
+                (200, json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 200}))
+            }
+            (_, true) => {
+                let message =
+                    r#"Service "a" is invalid: spec.clusterIPs[0]: Invalid value: ["None"]: may not change once set"#;
+                (
+                    422,
+                    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message, "reason": "Invalid", "code": 422}),
+                )
+            }
+            (_, false) => {
+                let mut made = body;
+                made["metadata"]["resourceVersion"] = json!("2");
+                (201, made)
+            }
+        };
+        let cluster = crate::kubernetes::fake::serve(answer).await;
+        let key =
+            Key { api_version: "v1".into(), kind: "Service".into(), namespace: Some("n".into()), name: "a".into() };
+        let before = serde_json::from_value(old).unwrap();
+        let object = Object { key, value: new };
+        assert_eq!(apply(&cluster.client, &object, Some(&before), false).await.unwrap(), Applied::Changed);
     }
 
     #[test]

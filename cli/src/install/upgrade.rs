@@ -97,6 +97,9 @@ async fn plan(cluster: &Cluster, record: &Record, overrides: &Value) -> anyhow::
 }
 
 async fn changes(cluster: &Cluster, object: &Object, before: &DynamicObject) -> anyhow::Result<Vec<String>> {
+    if apply::is_made_anew(before, object) {
+        return Ok(vec!["is deleted and made again: its address cannot be changed".to_owned()]);
+    }
     let after = apply::dry_run(&cluster.client, object).await?;
     Ok(difference::between(&serde_json::to_value(before)?, &serde_json::to_value(after)?))
 }
