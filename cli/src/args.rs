@@ -288,6 +288,10 @@ pub struct StatArgs {
 /// `edges`.
 #[derive(Debug, ClapArgs)]
 pub struct EdgesArgs {
+    /// Only edges with such an end: deploy, sts, ds, job, cronjob, pod, svc (as the called) or ns, alone or with names, as in
+    /// deploy/web
+    #[arg(value_name = "KIND[/NAME]")]
+    pub target: Vec<String>,
     /// Which namespaces: edges with an end in there.
     #[command(flatten)]
     pub scope: ScopeArgs,

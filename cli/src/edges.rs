@@ -5,16 +5,15 @@
 //! one that verified the caller.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::args::EdgesArgs;
+use crate::args::{EdgesArgs, StatArgs};
 use crate::output::{self, Format};
-use crate::stat::{Summary, footer, seconds};
+use crate::stat::{By, Question, QuestionError, Summary, footer, seconds};
 use crate::table::{self, Table};
-use crate::traffic::{self, Figures, Traffic};
-use crate::transport::{self, Transport, TransportError};
+use crate::traffic::{self, Figures, Series, Traffic};
+use crate::transport::{Pod, Transport};
 
 /// The answer.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -56,6 +55,11 @@ pub struct End {
     pub id: Option<String>,
 }
 
+/// What was typed, as `stat` would take it.
+pub fn question(args: &EdgesArgs, namespace: Option<&str>) -> Result<Question, QuestionError> {
+    Question::new(&StatArgs { target: args.target.clone(), ..StatArgs::default() }, namespace)
+}
+
 /// Runs the command.
 pub async fn run(
     transport: &impl Transport,
@@ -63,7 +67,17 @@ pub async fn run(
     namespace: Option<&str>,
     format: Format,
 ) -> anyhow::Result<()> {
-    let mut edges = gather(transport, args.window).await?;
+    let question = question(args, namespace)?;
+    let pods = transport.pods().await?;
+    if let Some(missing) = question.missing(&pods) {
+        return Err(missing.into());
+    }
+    let proxies: Vec<String> = pods.iter().filter(|pod| pod.meshed).map(|pod| pod.proxy.clone()).collect();
+    let mut traffic = traffic::observe(transport, &proxies, args.window).await;
+    if question.kind.is_some() {
+        traffic.series.retain(|series| concerns(series, &question, &pods));
+    }
+    let mut edges = Edges::new(&traffic);
     if let Some(namespace) = namespace {
         edges.edges.retain(|edge| edge.source.namespace == namespace || edge.destination.namespace == namespace);
     }
@@ -81,10 +95,22 @@ pub async fn run(
     Ok(())
 }
 
-/// Looks twice and adds up.
-pub async fn gather(transport: &impl Transport, window: Duration) -> Result<Edges, TransportError> {
-    let proxies = transport::proxies(transport).await?;
-    Ok(Edges::new(&traffic::observe(transport, &proxies, window).await))
+/// Whether one of the ends is what was asked for.
+fn concerns(series: &Series, question: &Question, pods: &[Pod]) -> bool {
+    let label = |name: &str| series.labels.get(name).map_or("", String::as_str);
+    let is_row = |namespace: &str, name: &str| {
+        pods.iter().any(|pod| question.rows_of(pod).into_iter().any(|row| row == (namespace, name)))
+    };
+    match question.by {
+        By::Pod => pods.iter().any(|pod| pod.proxy == series.proxy && !question.rows_of(pod).is_empty()),
+        By::Service | By::Version => is_row(label("destination_service_namespace"), label("destination_service_name")),
+        By::Namespace => {
+            ["source", "destination"].iter().any(|end| is_row(label(&format!("{end}_workload_namespace")), ""))
+        }
+        By::Workload => ["source", "destination"]
+            .iter()
+            .any(|end| is_row(label(&format!("{end}_workload_namespace")), label(&format!("{end}_workload")))),
+    }
 }
 
 #[derive(Debug, Default)]
@@ -195,7 +221,10 @@ fn short(id: Option<&str>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::args::ScopeArgs;
     use crate::traffic::tests::traffic;
 
     fn line(reporter: &str, security: &str, client: &str, count: u32) -> String {
@@ -220,6 +249,41 @@ mod tests {
              shop/web  shop/cart    http      10.0  100.00%  100.00%    -    -  shop/web   shop/cart\n\
              \nover 2.0 s, 2 of 2 proxies answered\n"
         );
+    }
+
+    #[test]
+    fn only_edges_of_what_was_asked_for() {
+        let pod = |workload: &str| Pod {
+            proxy: format!("{workload}-1"),
+            name: format!("{workload}-1"),
+            namespace: "shop".into(),
+            workload: workload.into(),
+            kind: Some(crate::target::Kind::Deployment),
+            services: vec![workload.to_owned()],
+            meshed: true,
+            ..Pod::default()
+        };
+        let pods = ["web", "cart", "idle"].map(pod);
+        let service = line("source", "unknown", "unknown", 20)
+            .replace("{reporter", "{destination_service_name=\"cart\",destination_service_namespace=\"shop\",reporter");
+        let traffic = traffic(&[("web-1", &service)]);
+        for (words, expected) in [
+            ("deploy", true),
+            ("deploy/web", true),
+            ("deploy cart", true),
+            ("deploy/idle", false),
+            ("sts", false),
+            ("pod/web-1", true),
+            ("pod/cart-1", false),
+            ("svc/cart", true),
+            ("svc/web", false),
+            ("ns/shop", true),
+        ] {
+            let target = words.split_whitespace().map(str::to_owned).collect();
+            let args = EdgesArgs { target, scope: ScopeArgs::default(), window: Duration::from_secs(2) };
+            let question = question(&args, Some("shop")).unwrap();
+            assert_eq!(traffic.series.iter().any(|series| concerns(series, &question, &pods)), expected, "{words}");
+        }
     }
 
     #[test]

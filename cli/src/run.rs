@@ -11,7 +11,7 @@ use crate::kubernetes::{self, Cluster, ConnectError, Place};
 use crate::location::LocationError;
 use crate::output;
 use crate::stat::{Question, QuestionError};
-use crate::target::Target;
+use crate::target::{Kind, Target};
 use crate::transport::port_forward::PortForward;
 use crate::transport::unix_socket::UnixSockets;
 use crate::usage::{UsageError, usage};
@@ -53,6 +53,7 @@ fn sensible(args: &Args) -> anyhow::Result<()> {
         }
         Command::Check(check) if check.pre && args.demo_dir.is_some() => Err(usage(NO_DEMO)),
         Command::Stat(stat) => Ok(question(args, stat, None).map(drop)?),
+        Command::Edges(edges) => Ok(edges::question(edges, None).map(drop)?),
         _ => Ok(()),
     }
 }
@@ -202,6 +203,9 @@ async fn ask_cluster(args: &Args, no_demo: Option<LocationError>) -> anyhow::Res
         }
         Command::Edges(edges) => {
             let namespace = namespace(&edges.scope, None, usual);
+            let question = edges::question(edges, namespace)?;
+            // Namespaces are in no namespace.
+            let namespace = if question.kind == Some(Kind::Namespace) { question.scope() } else { namespace };
             edges::run(&way(namespace), edges, namespace, args.format()).await
         }
         Command::Identity(proxies) => {

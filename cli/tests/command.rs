@@ -52,7 +52,7 @@ const COMMANDS: [&str; 15] = [
     "completion",
 ];
 /// What makes no sense, whoever finds that, and what is said of it.
-const NONSENSE: [(&str, &str); 31] = [
+const NONSENSE: [(&str, &str); 32] = [
     ("", "Usage: meshctl"),
     ("no-such-command", "no-such-command"),
     // -o of another command, before or behind its name.
@@ -73,6 +73,7 @@ const NONSENSE: [(&str, &str); 31] = [
     ("stat --to", "--to"),
     // Values of flags.
     ("check --wait soon", "is not a time"),
+    ("edges deplyo/web", "did you mean \"deploy\"?"),
     ("stat --window 1h", "a window is"),
     ("stat depoly", "did you mean \"deploy\""),
     ("stat deploy/web --from svc/a", "a Service calls nobody"),

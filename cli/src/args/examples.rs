@@ -101,6 +101,8 @@ pub(super) const EDGES_EXAMPLES: &str = "\
 Examples:
   meshctl edges
   meshctl edges -n shop
+  meshctl edges deploy/web     who calls it, and whom it calls
+  meshctl edges pod/web-7d4f-x as its own proxy saw it
   meshctl edges -A --window 10s
   meshctl edges -o json
 
