@@ -140,6 +140,45 @@ fn a_killed_installation_is_finished_by_the_next(cluster: &Cluster) {
     );
 }
 
+/// Services of the control plane as charts before this one made them, with an address that cannot be changed: an upgrade says that it
+/// makes them anew, does so under load, and is an upgrade like any other.
+#[test]
+fn services_that_had_an_address_become_headless() {
+    let shop = Shop::open("addressed", 1);
+    let cluster = &shop.namespace.cluster;
+    let address = |name: &str| {
+        let service = ["get", "service", name, "--namespace=mesh-system", "--output=jsonpath={.spec.clusterIP}"];
+        cluster.kubectl(&service).unwrap()
+    };
+    let services = ["mesh-controller", "mesh-identity"];
+    for name in services {
+        let service = cluster.kubectl(&["get", "service", name, "--namespace=mesh-system", "--output=json"]).unwrap();
+        let mut service: serde_json::Value = serde_json::from_str(&service).unwrap();
+        let old = serde_json::json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": name, "namespace": "mesh-system", "labels": service["metadata"]["labels"].take()},
+            "spec": {"selector": service["spec"]["selector"].take(), "ports": service["spec"]["ports"].take()},
+        });
+        cluster.kubectl(&["delete", "service", name, "--namespace=mesh-system"]).unwrap();
+        cluster
+            .shell(&format!("echo '{old}' | kubectl apply --server-side --field-manager=meshctl --filename -"))
+            .unwrap();
+        assert!(address(name).starts_with("10."), "{}", address(name));
+    }
+    let plan = cluster.meshctl(&["upgrade", "--plan"]).unwrap();
+    for name in services {
+        let told =
+            format!("Service mesh-system/{name}\n          is deleted and made again: its address cannot be changed\n");
+        assert!(plan.contains(&told), "{plan}");
+    }
+    shop.none_failed("load", 100, 20, || {
+        cluster.meshctl(&["upgrade"]).unwrap();
+        assert_eq!(services.map(address), ["None", "None"]);
+    });
+    cluster.meshctl(&["check", "--wait", "60s"]).unwrap();
+}
+
 /// A value switched on, and off again: its objects come and go, and `--plan` says so before.
 #[test]
 fn what_is_no_longer_wanted_is_deleted() {
@@ -240,37 +279,6 @@ fn the_control_plane_has_no_more_rights_than_it_needs() {
     }
     the_injector_is_held_to_its_label(&cluster);
     ca_bundles_are_kept_and_not_by_the_injector(&cluster);
-    who_edits_a_namespace_adds_no_root_to_its_trust_bundle(&cluster);
-}
-
-/// Nor keeps it from changing; any other ConfigMap is none of our business, and mesh-identity goes on.
-fn who_edits_a_namespace_adds_no_root_to_its_trust_bundle(cluster: &Cluster) {
-    let namespace = cluster.namespace("edited").unwrap();
-    namespace
-        .kubectl(&["create", "rolebinding", "editor", "--clusterrole=edit", "--serviceaccount=edited:default"])
-        .unwrap();
-    let bundle = || namespace.kubectl(&["get", "configmap/mesh-trust-bundle", "--output=jsonpath={.data}"]);
-    eventually(Duration::from_secs(10), || bundle().is_ok()).unwrap();
-    let before = bundle().unwrap();
-    let editor = "--as=system:serviceaccount:edited:default";
-    let patch = |change: &str, account: &[&str]| {
-        let arguments = ["patch", "configmap/mesh-trust-bundle", "--type=merge", "--patch", change];
-        namespace.kubectl(&[&arguments, account].concat()).map_err(|error| format!("{error:#}"))
-    };
-    for change in [r#"{"data": {"bundle.pem": ""}}"#, r#"{"immutable": true}"#] {
-        let refused = patch(change, &[editor]).unwrap_err();
-        assert!(refused.contains("is written by mesh-identity"), "{refused}");
-    }
-    for name in ["name: mine", "generateName: mine-"] {
-        let manifest = format!("{{apiVersion: v1, kind: ConfigMap, metadata: {{{name}, namespace: edited}}}}");
-        cluster.shell(&format!("echo '{manifest}' | kubectl create {editor} --filename -")).unwrap();
-    }
-    // An administrator may, and is answered; what was deleted comes back, from nobody else.
-    patch(r#"{"data": {"bundle.pem": ""}}"#, &[]).unwrap();
-    let is_back = || bundle().is_ok_and(|data| data == before);
-    eventually(Duration::from_secs(10), is_back).unwrap();
-    namespace.kubectl(&["delete", "configmap/mesh-trust-bundle", editor]).unwrap();
-    eventually(Duration::from_secs(10), is_back).unwrap();
 }
 
 /// Whoever empties it, or puts another in, is answered; the account that strangers can reach may not be one who does.
