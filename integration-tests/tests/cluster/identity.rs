@@ -71,6 +71,11 @@ fn an_application_waits_for_its_certificate() {
     .unwrap();
     drop(away);
     namespace.rolled_out().unwrap();
+    let signer = ["--namespace=mesh-system", "get", "pods", "--selector=app.kubernetes.io/name=mesh-identity"];
+    let started = "--output=jsonpath={.items[-1:].status.containerStatuses[0].state.running.startedAt}";
+    let signs = cluster.kubectl(&[&signer[..], &[started]].concat()).unwrap();
+    let runs = state("containerStatuses[0].state.running.startedAt");
+    assert!(!signs.is_empty() && runs >= signs, "the application runs since {runs}, mesh-identity since {signs}");
 }
 
 fn bundle(cluster: &Cluster, namespace: &str) -> anyhow::Result<String> {

@@ -116,6 +116,15 @@ fn without_an_injector_only_those_who_asked_for_it_wait() {
     asked.wait_for("deployment/web", "{.status.readyReplicas}", |ready| ready == "1").unwrap();
     assert!(is_injected(&asked, "web"));
     assert!(!is_injected(&others, "web"));
+
+    // The way out: without the annotation the label goes, and pods come back without a proxy.
+    cluster.kubectl(&["annotate", "namespace", "waiting", "meshctl.io/inject-"]).unwrap();
+    let label = ["get", "namespace", "waiting", r"--output=jsonpath={.metadata.labels.meshctl\.io/inject}"];
+    eventually(Duration::from_secs(5), || cluster.kubectl(&label).unwrap().is_empty()).unwrap();
+    asked.kubectl(&["rollout", "restart", "deployment/web"]).unwrap();
+    asked.rolled_out().unwrap();
+    let is_plain = || !asked.list("pods", "app=web").unwrap().iter().any(has_proxy);
+    eventually(Duration::from_secs(30), is_plain).unwrap();
 }
 
 /// A Job whose init container and application each send one request, as the first thing they do.

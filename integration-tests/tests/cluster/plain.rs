@@ -66,7 +66,7 @@ fn told_of_health(namespace: &Namespace, asker: &str, address: IpAddr) {
     assert_ne!(namespace.run_in(asker, &["get", "web:80", READY]).unwrap(), "0 bytes\n");
     assert_ne!(ask("/metrics").as_deref(), Ok("0 bytes\n"), "{asker}");
     let unknown = format!("{}own/readiness", names::APP_PROBE_PREFIX);
-    for path in ["/", "/config", "/identity", "/failures", "/discovery", "/log", "/drain", &unknown] {
+    for path in ["/", "/info", "/config", "/identity", "/failures", "/discovery", "/log", "/drain", &unknown] {
         let told = ask(path).expect_err(path);
         assert!(told.contains("404"), "{asker} {path}: {told}");
     }
@@ -100,15 +100,15 @@ fn send_all(namespace: &Namespace) -> (BTreeMap<Way, LoadReport>, Vec<serde_json
     })
 }
 
-/// Which ports of a pod answer a GET, from pods in the mesh and outside it, and from both nodes.
+/// Which ports of a pod answer a GET of what the admin port answers, from pods in the mesh and outside it, and from both nodes.
 fn reached(namespace: &Namespace, address: IpAddr) -> Vec<(&'static str, u16)> {
     let answers = |from: &'static str, port: u16| {
         let target = format!("{address}:{port}");
         if from.starts_with("node") {
-            let curl = ["curl", "--silent", "--fail", "--max-time", "10", &target];
+            let curl = ["curl", "--silent", "--fail", "--max-time", "10", &format!("{target}/info")];
             output(&mut namespace.cluster.on_node(from, &curl)).is_ok()
         } else {
-            namespace.run_in(from, &["get", &target]).is_ok()
+            namespace.run_in(from, &["get", &target, "/info"]).is_ok()
         }
     };
     std::thread::scope(|scope| {

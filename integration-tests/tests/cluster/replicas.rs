@@ -93,6 +93,12 @@ fn a_highly_available_control_plane_is_replaced_under_load() {
             "--output=jsonpath={.status.parents[*].conditions[?(@.type=='Accepted')].status}",
         ];
         eventually(Duration::from_secs(20), || namespace.kubectl(&accepted).unwrap() == "True").unwrap();
+        let writers: Vec<String> = Controller::all(cluster)
+            .into_iter()
+            .filter(|replica| replica.metric("mesh_controller_status_writes_total") > 0.0)
+            .map(|replica| replica.name)
+            .collect();
+        assert_eq!(writers, [holder(cluster)], "whoever holds the lease writes, and nobody else");
     });
     assert_eq!(trusted(), before);
     cluster.meshctl(&["check", "--wait", "60s"]).unwrap();
@@ -160,8 +166,12 @@ impl Controller {
 
     /// Seconds since it last heard the API server, as it says itself.
     fn source_age(&self) -> f64 {
+        self.metric("mesh_controller_source_age_seconds")
+    }
+
+    fn metric(&self, name: &str) -> f64 {
         let address = format!("{}:{}", self.address, names::CONTROL_HEALTH_PORT).parse().unwrap();
-        admin::sum(&looks::get(address, "/metrics").unwrap(), "mesh_controller_source_age_seconds", &[])
+        admin::sum(&looks::get(address, "/metrics").unwrap(), name, &[])
     }
 }
 

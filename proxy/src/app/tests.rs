@@ -102,6 +102,21 @@ async fn a_proxy_becomes_ready_drains_ends_and_begins_again_with_nobody_there() 
     proxy.task.await.unwrap().unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn clients_are_sent_elsewhere_once_the_drain_delay_is_over() {
+    for delay in [0, 500, 30_000] {
+        let drain = Drain::new();
+        let announcing = tokio::spawn(announce(drain.clone(), Duration::from_millis(delay)));
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(!drain.announces(), "nobody drains yet");
+        let began = Instant::now();
+        drain.advance(Phase::Draining);
+        drain.reached(Phase::Announcing).await;
+        assert_eq!((Instant::now() - began).as_millis(), u128::from(delay));
+        announcing.await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn what_cannot_work_is_said_in_one_sentence() {
     let world = World::new();
