@@ -279,6 +279,37 @@ fn the_control_plane_has_no_more_rights_than_it_needs() {
     }
     the_injector_is_held_to_its_label(&cluster);
     ca_bundles_are_kept_and_not_by_the_injector(&cluster);
+    who_edits_a_namespace_adds_no_root_to_its_trust_bundle(&cluster);
+}
+
+/// Nor keeps it from changing; any other ConfigMap is none of our business, and mesh-identity goes on.
+fn who_edits_a_namespace_adds_no_root_to_its_trust_bundle(cluster: &Cluster) {
+    let namespace = cluster.namespace("edited").unwrap();
+    namespace
+        .kubectl(&["create", "rolebinding", "editor", "--clusterrole=edit", "--serviceaccount=edited:default"])
+        .unwrap();
+    let bundle = || namespace.kubectl(&["get", "configmap/mesh-trust-bundle", "--output=jsonpath={.data}"]);
+    eventually(Duration::from_secs(10), || bundle().is_ok()).unwrap();
+    let before = bundle().unwrap();
+    let editor = "--as=system:serviceaccount:edited:default";
+    let patch = |change: &str, account: &[&str]| {
+        let arguments = ["patch", "configmap/mesh-trust-bundle", "--type=merge", "--patch", change];
+        namespace.kubectl(&[&arguments, account].concat()).map_err(|error| format!("{error:#}"))
+    };
+    for change in [r#"{"data": {"bundle.pem": ""}}"#, r#"{"immutable": true}"#] {
+        let refused = patch(change, &[editor]).unwrap_err();
+        assert!(refused.contains("is written by mesh-identity"), "{refused}");
+    }
+    for name in ["name: mine", "generateName: mine-"] {
+        let manifest = format!("{{apiVersion: v1, kind: ConfigMap, metadata: {{{name}, namespace: edited}}}}");
+        cluster.shell(&format!("echo '{manifest}' | kubectl create {editor} --filename -")).unwrap();
+    }
+    // An administrator may, and is answered; what was deleted comes back, from nobody else.
+    patch(r#"{"data": {"bundle.pem": ""}}"#, &[]).unwrap();
+    let is_back = || bundle().is_ok_and(|data| data == before);
+    eventually(Duration::from_secs(10), is_back).unwrap();
+    namespace.kubectl(&["delete", "configmap/mesh-trust-bundle", editor]).unwrap();
+    eventually(Duration::from_secs(10), is_back).unwrap();
 }
 
 /// Whoever empties it, or puts another in, is answered; the account that strangers can reach may not be one who does.
