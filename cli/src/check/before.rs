@@ -112,12 +112,12 @@ fn clock(facts: &Before, lines: &mut Lines) {
 
 /// Without the Gateway API's kinds nobody can write a route.
 pub(super) fn gateway(crd: &Fetched<Option<CustomResourceDefinition>>, lines: &mut Lines) {
-    let install = format!("kubectl apply --server-side -f {GATEWAY_API}");
+    let install = GATEWAY_COMMAND;
     match crd {
-        Err(why) => lines.warning("gateway-api", format!("the Gateway API's kinds may not be read: {why}"), &install),
+        Err(why) => lines.warning("gateway-api", format!("the Gateway API's kinds may not be read: {why}"), install),
         Ok(None) => {
             let text = "the Gateway API's kinds are not installed; without them the mesh works, but has no routes";
-            lines.warning("gateway-api", text, &install);
+            lines.warning("gateway-api", text, install);
         }
         Ok(Some(crd)) => {
             let version = crd.annotations().get(BUNDLE_VERSION).map_or("of unknown version", String::as_str);
@@ -127,7 +127,7 @@ pub(super) fn gateway(crd: &Fetched<Option<CustomResourceDefinition>>, lines: &m
                 lines.passed("gateway-api", format!("the Gateway API's kinds are installed, {version}"));
             } else {
                 let text = format!("the Gateway API's kinds ({version}) do not serve version v1");
-                lines.warning("gateway-api", text, &install);
+                lines.warning("gateway-api", text, install);
             }
         }
     }
@@ -278,8 +278,9 @@ fn present(installed: &Fetched<Option<Deployment>>, lines: &mut Lines) {
 
 /// Name of the CRD whose presence stands for the Gateway API's.
 pub const HTTP_ROUTES: &str = "httproutes.gateway.networking.k8s.io";
-const GATEWAY_API: &str =
-    "https://github.com/kubernetes-sigs/gateway-api/releases/download/v1.6.3/standard-install.yaml";
+/// What brings them.
+pub(super) const GATEWAY_COMMAND: &str = "kubectl apply --server-side -f \
+    https://github.com/kubernetes-sigs/gateway-api/releases/download/v1.6.3/standard-install.yaml";
 const BUNDLE_VERSION: &str = "gateway.networking.k8s.io/bundle-version";
 const ISTIO: &str = "istio-injection";
 const ENFORCE: &str = "pod-security.kubernetes.io/enforce";

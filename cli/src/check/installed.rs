@@ -59,8 +59,14 @@ pub fn sections(facts: &Installed) -> Vec<Lines> {
     }
     kinds(&facts.kinds, &mut control);
     // Who may not read kinds was told of it just now.
-    if facts.gateway.is_ok() {
-        before::gateway(&facts.gateway, &mut control);
+    match &facts.gateway {
+        Err(_) => {}
+        // Nothing is wrong with a mesh that nobody wants routes from.
+        Ok(None) => control.passed(
+            "gateway-api",
+            format!("there are no routes without the Gateway API's kinds: {}", before::GATEWAY_COMMAND),
+        ),
+        Ok(Some(_)) => before::gateway(&facts.gateway, &mut control),
     }
     leases(&facts.leases, facts.now_ms, &mut control);
     replicas(&facts.replicas, &mut control);

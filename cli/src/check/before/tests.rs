@@ -112,7 +112,7 @@ fn the_gateway_api_that_is_recommended_is_the_one_that_is_tested() {
     let module = concat!(env!("CARGO_MANIFEST_DIR"), "/../integration-tests/kubernetes/gateway-api/go.mod");
     let module = std::fs::read_to_string(module).unwrap();
     let version = module.split("sigs.k8s.io/gateway-api ").nth(1).unwrap().split_whitespace().next().unwrap();
-    assert!(GATEWAY_API.contains(&format!("/{version}/")), "{version}: {GATEWAY_API}");
+    assert!(GATEWAY_COMMAND.contains(&format!("/{version}/")), "{version}: {GATEWAY_COMMAND}");
 }
 
 #[test]
