@@ -130,7 +130,7 @@ fn endpoints(shop: &Shop) -> String {
     eventually(Duration::from_secs(10), || {
         shop.client.command("curl", &["-sS", "--max-time", "2", &format!("http://{WEB}/")]).unwrap();
         let subscriptions = discovery(&shop.client).subscriptions;
-        let found = subscriptions.into_iter().find(|subscription| subscription.key == "endpoints shop/web:80");
+        let found = subscriptions.into_iter().find(|subscription| subscription.key == "endpoints test/web:80");
         version = found.map(|subscription| subscription.version).unwrap_or_default();
         !version.is_empty()
     })
