@@ -13,8 +13,8 @@ use anyhow::bail;
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
-use crate::install::progress::Progress;
 use crate::output::{self, Format};
+use crate::progress::Progress;
 use crate::{table, usage};
 
 pub mod before;

@@ -13,7 +13,6 @@ pub mod difference;
 pub mod lock;
 pub mod object;
 pub mod preflight;
-pub mod progress;
 pub mod proxies;
 pub mod record;
 pub mod rollout;
@@ -33,12 +32,12 @@ use crate::args::{InstallArgs, Output, ValuesArgs};
 use crate::charts::{self, ChartError, Release, values};
 use crate::kubernetes::{self, Cluster, ClusterArgs};
 use crate::output;
+use crate::progress::Progress;
 use crate::usage::usage;
 
 use apply::Applied;
 use lock::Lock;
 use object::Object;
-use progress::Progress;
 use record::Record;
 
 /// Runs the command.

@@ -34,6 +34,7 @@ pub mod install;
 pub mod kubernetes;
 pub mod location;
 pub mod output;
+pub mod progress;
 pub mod proxy_status;
 pub mod stat;
 pub mod table;

@@ -11,6 +11,7 @@ use futures_util::{StreamExt as _, stream};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+use crate::progress::Progress;
 use crate::target::Kind;
 
 mod http;
@@ -117,7 +118,15 @@ pub async fn ask(transport: &impl Transport, proxies: &[String], path: &str) -> 
         (index, Answer { proxy: proxy.clone(), at: Instant::now(), result })
     });
     // In the order in which they come: one that hangs holds up nobody behind it.
-    let mut answers: Vec<_> = stream::iter(answers).buffer_unordered(AT_ONCE).collect().await;
+    let mut coming = stream::iter(answers).buffer_unordered(AT_ONCE);
+    let mut answers = Vec::with_capacity(proxies.len());
+    let mut progress = (proxies.len() > AT_ONCE).then(Progress::new);
+    while let Some(answer) = coming.next().await {
+        answers.push(answer);
+        if let Some(progress) = &mut progress {
+            progress.count("proxies were asked", answers.len(), proxies.len());
+        }
+    }
     answers.sort_unstable_by_key(|(index, _)| *index);
     answers.into_iter().map(|(_, answer)| answer).collect()
 }

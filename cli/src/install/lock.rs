@@ -20,7 +20,7 @@ use crate::kubernetes::{explain, is_missing};
 use crate::table;
 
 use super::apply::{MANAGED_BY, MANAGER};
-use super::progress::Progress;
+use crate::progress::Progress;
 
 /// The Lease, held by us.
 #[derive(Debug)]

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use crate::kubernetes::explain;
 use crate::table;
 
-use super::progress::Progress;
+use crate::progress::Progress;
 
 /// Waits until the API server serves these kinds.
 pub async fn kinds(

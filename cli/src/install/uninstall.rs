@@ -28,9 +28,9 @@ use crate::transport::port_forward::PortForward;
 use super::apply::Live;
 use super::lock::Lock;
 use super::object::{Key, Object};
-use super::progress::Progress;
 use super::record::{self, Record};
 use super::{apply, preflight, proxies};
+use crate::progress::Progress;
 
 /// What was done.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]

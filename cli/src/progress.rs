@@ -29,6 +29,13 @@ impl Progress {
         self.last = text;
     }
 
+    /// How many of many there were; only for whoever watches.
+    pub fn count(&mut self, what: &str, done: usize, all: usize) {
+        if self.terminal {
+            self.wait(&format!("{done} of {all} {what}"));
+        }
+    }
+
     /// Something is done.
     pub fn done(&mut self, text: &str) {
         let clear = if self.terminal { "\r\x1b[K" } else { "" };
