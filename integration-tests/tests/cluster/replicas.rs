@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use integration_tests::cluster::looks::{self, output};
+use integration_tests::cluster::looks;
 use integration_tests::cluster::{Cluster, Namespace};
 use integration_tests::mesh::{admin, eventually};
 use proto::names;
@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::away::Away;
 use super::shop::Shop;
+use super::wall::Wall;
 
 /// One of two controllers hears no API server any more, and the certificate authority is gone until past a renewal. The
 /// age of what the one knows shows, its lease goes to the other, and so do all proxies; what they learnt there stays
@@ -28,7 +29,7 @@ fn half_a_control_plane_is_enough() {
     let (mut removed, mut moved) = (String::new(), 0);
     let report = shop.none_failed("load", 200, 90, || {
         let away = Away::send(cluster, names::IDENTITY_ACCOUNT);
-        let wall = Wall::between(cluster, &cut);
+        let wall = Wall::between(cluster, &cut.node, &cut.address);
         removed = leave_service(namespace);
         eventually(Duration::from_secs(60), || cut.source_age() > STALE).unwrap();
         assert!(other.source_age() < STALE);
@@ -172,40 +173,6 @@ impl Controller {
     fn metric(&self, name: &str) -> f64 {
         let address = format!("{}:{}", self.address, names::CONTROL_HEALTH_PORT).parse().unwrap();
         admin::sum(&looks::get(address, "/metrics").unwrap(), name, &[])
-    }
-}
-
-/// Packets that are not let through, until it goes.
-struct Wall {
-    cluster: Cluster,
-    node: String,
-}
-
-impl Wall {
-    /// Nothing goes from a controller to the API server.
-    fn between(cluster: &Cluster, controller: &Controller) -> Self {
-        let rule = format!("ip saddr {} tcp dport 6443 drop", controller.address);
-        Self::build(cluster, &controller.node, &format!("type filter hook forward priority 0; {rule}"))
-    }
-
-    /// Nobody reaches the API server, not even on its own machine.
-    fn around_the_api_server(cluster: &Cluster) -> Self {
-        Self::build(cluster, "control-plane", "type filter hook input priority 0; tcp dport 6443 drop")
-    }
-
-    fn build(cluster: &Cluster, node: &str, chain: &str) -> Self {
-        let wall = Self { cluster: cluster.clone(), node: node.to_owned() };
-        let table = format!("table ip wall {{\n chain wall {{\n  {chain}\n }}\n}}\n");
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), table).unwrap();
-        output(&mut cluster.on_node(node, &["nft", "--file", &file.path().to_string_lossy()])).unwrap();
-        wall
-    }
-}
-
-impl Drop for Wall {
-    fn drop(&mut self) {
-        let _ = self.cluster.on_node(&self.node, &["nft", "delete", "table", "ip", "wall"]).status();
     }
 }
 
