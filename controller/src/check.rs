@@ -79,7 +79,7 @@ mod tests {
         write("a.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec:\n  ports:\n  - port: 0\n");
         write(
             "b.yaml",
-            "apiVersion: v1\nkind: Service\nmetadata: {name: b}\nspec: {selector: {a: b}, ports: [{port: 80}]}\n",
+            "apiVersion: v1\nkind: Service\nmetadata: {name: b}\nspec: {clusterIP: 10.96.0.1, selector: {a: b}, ports: [{port: 80}]}\n",
         );
         write(
             "c.yaml",
