@@ -4,7 +4,7 @@
 //! is no place left, the oldest one of whoever holds most goes to a newcomer who holds fewer. Among equals the newcomer
 //! waits, or goes away: many who each ask for one thing are no attack.
 //!
-//! Whoever is [`Preferred`] makes room for nobody, and everybody else makes room for it.
+//! Whoever is [`Preferred`] makes room for others of these alone, and everybody else makes room for it.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -92,16 +92,20 @@ impl Sources {
 
     /// A place for somebody, now or not at all.
     pub fn enter(&self, source: IpAddr) -> Result<Place, NoPlace> {
-        self.enter_after(source, |held, own| held.make_room(source, own, &self.preferred))
+        self.enter_after(source, |held, own| held.make_room(own, &self.rank(source)))
     }
 
     /// A place for somebody, at the cost of whoever has had one for longest if that is longer than `age`, however few it has.
     pub fn enter_past(&self, source: IpAddr, age: Duration) -> Result<Place, NoPlace> {
         let before = Instant::now().checked_sub(age);
         self.enter_after(source, |held, own| {
-            let made = held.make_room(source, own, &self.preferred);
-            made.or_else(|| held.take_oldest(before?, &self.preferred))
+            let rank = self.rank(source);
+            held.make_room(own, &rank).or_else(|| held.take_oldest(before?, &rank))
         })
+    }
+
+    fn rank(&self, newcomer: IpAddr) -> Rank<'_> {
+        Rank { preferred: &self.preferred, comes_first: self.preferred.contains(newcomer) }
     }
 
     fn enter_after(
@@ -150,6 +154,24 @@ impl Sources {
     /// How many are held.
     pub fn held(&self) -> usize {
         self.shared.held.lock().places.len()
+    }
+}
+
+/// For whom room is made, of those who come first or of the others.
+struct Rank<'p> {
+    preferred: &'p Preferred,
+    comes_first: bool,
+}
+
+impl Rank<'_> {
+    /// Whether an entry of somebody who holds `count` may go for a newcomer who holds `own`: any of the others for those who come
+    /// first; among equals in rank, those of whoever has more than the newcomer would have.
+    fn may_go(&self, entry: &Entry, count: usize, own: usize) -> bool {
+        match (self.comes_first, self.preferred.contains(entry.source)) {
+            (true, false) => true,
+            (false, true) => false,
+            _ => count > own + 1,
+        }
     }
 }
 
@@ -214,28 +236,29 @@ impl Drop for Place {
 }
 
 impl Held {
-    /// Takes a place away from whoever holds most of those that can be taken, if that is more than somebody who holds `own`
-    /// would; for a preferred newcomer, from anybody else.
-    fn make_room(&mut self, newcomer: IpAddr, own: usize, preferred: &Preferred) -> Option<()> {
-        let fewest = if preferred.contains(newcomer) { 0 } else { own + 1 };
+    /// Takes a place away from whoever holds most of those that can be taken, first of all from whoever does not come first.
+    fn make_room(&mut self, own: usize, rank: &Rank<'_>) -> Option<()> {
+        let fewest = if rank.comes_first { 0 } else { own + 1 };
         // Said at once where nobody has more, which is usual: looking at every place takes a millisecond of everybody's.
         self.sizes.last_key_value().filter(|(most, _)| **most > fewest)?;
         let count = |entry: &Entry| self.counts.get(&entry.source).copied().unwrap_or(0);
-        let can_go = self.can_go(preferred).filter(|(_, entry)| count(entry) > fewest);
-        let number =
-            can_go.max_by_key(|(number, entry)| (count(entry), Reverse(**number))).map(|(number, _)| *number)?;
+        let can_go = self.can_go().filter(|(_, entry)| rank.may_go(entry, count(entry), own));
+        let worst = can_go
+            .max_by_key(|(number, entry)| (!rank.preferred.contains(entry.source), count(entry), Reverse(**number)));
+        let number = *worst?.0;
         self.take_away(number)
     }
 
-    /// Takes away the place that was given first, if that was before `before`.
-    fn take_oldest(&mut self, before: Instant, preferred: &Preferred) -> Option<()> {
-        let number =
-            self.can_go(preferred).next().filter(|(_, entry)| entry.since <= before).map(|(number, _)| *number)?;
+    /// Takes away the place that was given first, if that was before `before`: not of those who come first for others.
+    fn take_oldest(&mut self, before: Instant, rank: &Rank<'_>) -> Option<()> {
+        let mut can_go = self.can_go().filter(|(_, entry)| rank.comes_first || !rank.preferred.contains(entry.source));
+        let number = *can_go.next().filter(|(_, entry)| entry.since <= before)?.0;
+        drop(can_go);
         self.take_away(number)
     }
 
-    fn can_go<'h>(&'h self, preferred: &Preferred) -> impl Iterator<Item = (&'h u64, &'h Entry)> {
-        self.places.iter().filter(|(_, entry)| entry.take_away.is_some() && !preferred.contains(entry.source))
+    fn can_go(&self) -> impl Iterator<Item = (&u64, &Entry)> {
+        self.places.iter().filter(|(_, entry)| entry.take_away.is_some())
     }
 
     fn take_away(&mut self, number: u64) -> Option<()> {
@@ -355,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn the_preferred_make_room_for_nobody_and_everybody_for_them() {
+    fn others_make_room_for_the_preferred_who_share_among_themselves() {
         let preferred = Preferred::default();
         let sources = Sources::new(4, 3).preferring(preferred.clone());
         preferred.set_addresses([address(9)]);
@@ -366,11 +389,12 @@ mod tests {
         assert!(is_taken_away(&mut others[0]) && !own.iter_mut().any(is_taken_away));
         let _third = sources.enter(address(9)).unwrap();
         assert_eq!(sources.enter(address(9)).unwrap_err(), NoPlace::Own);
-        // Where all others are as good, or kept, it waits as everybody does.
+        // Among themselves they share as the others do: a network may hold more than the one who was meant.
         preferred.set_addresses([address(9), address(8)]);
         others[1].keep();
-        let late: Vec<_> = (0..2).map(|_| sources.enter(address(8)).map(drop)).collect();
-        assert_eq!(late, [Err(NoPlace::Full { own: 0 }); 2]);
+        let _late = sources.enter(address(8)).unwrap();
+        assert!(is_taken_away(&mut own[0]) && !is_taken_away(&mut own[1]));
+        assert_eq!(sources.enter(address(8)).unwrap_err(), NoPlace::Full { own: 1 });
     }
 
     #[tokio::test(start_paused = true)]

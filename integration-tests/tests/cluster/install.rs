@@ -300,6 +300,7 @@ fn who_edits_a_namespace_adds_no_root_to_its_trust_bundle(cluster: &Cluster) {
         let refused = patch(change, &[editor]).unwrap_err();
         assert!(refused.contains("is written by mesh-identity"), "{refused}");
     }
+    patch(r#"{"metadata": {"labels": {"team": "shop"}}}"#, &[editor]).unwrap();
     for name in ["name: mine", "generateName: mine-"] {
         let manifest = format!("{{apiVersion: v1, kind: ConfigMap, metadata: {{{name}, namespace: edited}}}}");
         cluster.shell(&format!("echo '{manifest}' | kubectl create {editor} --filename -")).unwrap();
