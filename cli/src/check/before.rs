@@ -220,16 +220,27 @@ fn pod_security(namespaces: &Fetched<Vec<Namespace>>, lines: &mut Lines) {
         }
         Ok(namespaces) => namespaces,
     };
-    let refusing: Vec<String> = namespaces
-        .iter()
-        .filter(|namespace| !never_meshed(&namespace.name_any()) && refuses(namespace))
-        .map(kube::ResourceExt::name_any)
-        .collect();
-    if refusing.is_empty() {
-        return lines.passed("pod-security", "no namespace's PodSecurity level refuses the init container");
+    let refusing = namespaces.iter().filter(|namespace| !never_meshed(&namespace.name_any()) && refuses(namespace));
+    let asks = |namespace: &&Namespace| {
+        injector::decision::of_namespace(&namespace.metadata).and_then(|word| word.yes()) == Some(true)
+    };
+    let (asking, others): (Vec<&Namespace>, Vec<&Namespace>) = refusing.partition(asks);
+    let names = |of: &[&Namespace]| of.iter().map(|namespace| namespace.name_any()).collect::<Vec<_>>();
+    let (asking, others) = (names(&asking), names(&others));
+    let refused = "PodSecurity refuses the init container (NET_ADMIN) in namespace";
+    // One namespace in a command, if any: a level is somebody's decision, and most of them will never be meshed.
+    match (asking.first(), others.len()) {
+        (None, 0) => lines.passed("pod-security", "no namespace's PodSecurity level refuses the init container"),
+        (None, _) => {
+            let text = format!("{refused} {}: only matters where pods shall be meshed", some(&others));
+            lines.warning("pod-security", text, &allow("NAMESPACE"));
+        }
+        (Some(first), count) => {
+            let more = if count == 0 { String::new() } else { format!("; in {count} more, which ask for none") };
+            let text = format!("{refused} {}, asking for proxies{more}", some(&asking));
+            lines.warning("pod-security", text, &allow(first));
+        }
     }
-    let text = format!("PodSecurity refuses the init container (NET_ADMIN) in namespace {}", some(&refusing));
-    lines.warning("pod-security", text, &allow(&refusing.join(" ")));
 }
 
 /// Istio's label is understood, so that a mesh takes over what Istio had: nobody should be surprised by that.
@@ -240,13 +251,14 @@ fn istios(namespaces: &Fetched<Vec<Namespace>>, lines: &mut Lines) {
         word.is_some_and(|word| word.key == ISTIO && word.yes() == Some(true))
     };
     let asking: Vec<String> = namespaces.iter().filter(asks).map(kube::ResourceExt::name_any).collect();
-    if !asking.is_empty() {
+    if let Some(first) = asking.first() {
         let text = format!(
             "Istio's label {ISTIO} asks for a proxy in namespace {}: pods that Istio has are left alone, all others join this \
-             mesh as they restart",
+             mesh as they restart; where Istio is to stay, keep its label and annotate the namespace",
             some(&asking)
         );
-        lines.warning("istio", text, &format!("kubectl label namespace {} {ISTIO}-", asking.join(" ")));
+        // Without its label Istio would inject no pod either.
+        lines.warning("istio", text, &format!("kubectl annotate namespace {first} {}=disabled", names::INJECT));
     }
 }
 
@@ -255,7 +267,7 @@ pub(super) fn refuses(namespace: &Namespace) -> bool {
     namespace.labels().get(ENFORCE).is_some_and(|level| matches!(level.as_str(), "baseline" | "restricted"))
 }
 
-/// The command that lets it into one namespace, or several separated by spaces.
+/// The command that lets it into a namespace.
 pub(super) fn allow(namespace: &str) -> String {
     format!("kubectl label --overwrite namespace {namespace} {ENFORCE}=privileged")
 }

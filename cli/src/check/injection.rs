@@ -154,11 +154,12 @@ fn injected(all: &All<'_>, lines: &mut Lines) {
     let changing = changing(all.pods);
     for (namespace, missing) in &early {
         let text = format!(
-            "{} in namespace {namespace} began before injection: {}",
+            "{} in namespace {namespace} began before injection: {}{}",
             many(missing.pods.len(), "pod"),
-            some(&missing.pods)
+            some(&missing.pods),
+            missing.restart.rest()
         );
-        let restart = missing.restart.commands();
+        let restart = missing.restart.hint();
         if missing.is_among(&changing) {
             lines.passing("injected", format!("{text}; being replaced"), &restart);
         } else {
@@ -167,15 +168,14 @@ fn injected(all: &All<'_>, lines: &mut Lines) {
     }
     for (namespace, missing) in &missed {
         let text = format!(
-            "{} in namespace {namespace} should have a proxy and has none: {}; events and the injector's log say why",
+            "{} in namespace {namespace} should have a proxy and has none: {}; events and the injector's log say why{}",
             many(missing.pods.len(), "pod"),
-            some(&missing.pods)
+            some(&missing.pods),
+            missing.restart.rest()
         );
-        let hint = format!(
-            "kubectl -n {namespace} get events; kubectl -n mesh-system logs deploy/mesh-injector; {}",
-            missing.restart.commands()
-        );
-        lines.failed("injected", text, &hint);
+        let look = format!("kubectl -n {namespace} get events; kubectl -n mesh-system logs deploy/mesh-injector");
+        let hint: Vec<String> = [look].into_iter().chain(missing.restart.command()).collect();
+        lines.failed("injected", text, &hint.join("; "));
     }
     for (why, pods) in &wrong {
         let text = format!("{} not injected because {why}: {}", many(pods.len(), "pod"), some(pods));
@@ -279,11 +279,12 @@ fn proxies(pods: &[Pod], lines: &mut Lines) {
     }
     let changing = changing(pods);
     for (version, old) in &versions {
-        let text = format!("{} version {version}, this meshctl {OWN}: {}", many_have(old.pods.len()), some(&old.pods));
+        let (count, pods, rest) = (many_have(old.pods.len()), some(&old.pods), old.restart.rest());
+        let text = format!("{count} version {version}, this meshctl {OWN}: {pods}{rest}");
         if old.is_among(&changing) {
-            lines.passing("version", format!("{text}; being replaced"), &old.restart.commands());
+            lines.passing("version", format!("{text}; being replaced"), &old.restart.hint());
         } else {
-            lines.warning("version", text, &old.restart.commands());
+            lines.warning("version", text, &old.restart.hint());
         }
     }
     if waiting.is_empty() && well > 0 {

@@ -130,8 +130,8 @@ fn proxies(answers: &Answers, checks: &mut Lines) {
                 checks.passing("proxy", format!("proxy {proxy} is draining: its pod is about to end"), &hint);
             }
             Ok(info) if info.version != own => {
-                let text = format!("proxy {proxy} has version {}, this meshctl {own}", info.version);
-                let hint = answers.restart(&[proxy]).unwrap_or_else(|| "meshctl version".to_owned());
+                let (rest, hint) = answers.restart(&[proxy]).unwrap_or((String::new(), "meshctl version".to_owned()));
+                let text = format!("proxy {proxy} has version {}, this meshctl {own}{rest}", info.version);
                 checks.warning("proxy", text, &hint);
             }
             Ok(_) => well += 1,
@@ -202,16 +202,16 @@ fn one_bundle(answers: &Answers, checks: &mut Lines) {
     }
     let others: Vec<&str> = bundles.into_values().flatten().collect();
     let named = some(&others.iter().map(|proxy| (*proxy).to_owned()).collect::<Vec<_>>());
+    let (rest, hint) = answers.restart(&others).unwrap_or((String::new(), "meshctl identity".to_owned()));
     let text = match &answers.bundle {
         Some(_) => format!(
-            "{} other anchors than the mesh, as after another installation: {named}; fine for minutes while anchors are rotated",
+            "{} other anchors than the mesh, as after another installation: {named}; fine for minutes while anchors are rotated{rest}",
             if others.len() == 1 { "1 proxy trusts".to_owned() } else { format!("{} proxies trust", others.len()) }
         ),
         None => format!(
-            "proxies trust {known} different sets of anchors, others than most: {named}; fine while anchors are being rotated"
+            "proxies trust {known} different sets of anchors, others than most: {named}; fine while anchors are being rotated{rest}"
         ),
     };
-    let hint = answers.restart(&others).unwrap_or_else(|| "meshctl identity".to_owned());
     checks.passing("one-bundle", text, &hint);
 }
 
@@ -306,13 +306,15 @@ impl Answers {
         Some(format!("kubectl logs -n {namespace} {name} -c {}", proto::names::PROXY_CONTAINER))
     }
 
-    /// The command that starts these proxies' pods anew.
-    fn restart(&self, proxies: &[&str]) -> Option<String> {
+    /// What starts these proxies' pods anew: what is left beside the hint, and the hint.
+    fn restart(&self, proxies: &[&str]) -> Option<(String, String)> {
+        let mut pods = proxies.iter().filter_map(|proxy| self.pod(proxy)).peekable();
+        pods.peek()?;
         let mut restart = Restart::default();
-        for Pod { namespace, kind, workload, name, .. } in proxies.iter().filter_map(|proxy| self.pod(proxy)) {
+        for Pod { namespace, kind, workload, name, .. } in pods {
             restart.add(namespace, *kind, workload, name);
         }
-        Some(restart.commands()).filter(|commands| !commands.is_empty())
+        Some((restart.rest(), restart.hint()))
     }
 }
 

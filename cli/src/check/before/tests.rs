@@ -107,6 +107,51 @@ fn each_thing_that_can_be_wrong() {
     }
 }
 
+/// Only who asks for proxies needs the level, and nobody should lower it everywhere with one command.
+#[test]
+fn one_namespace_that_asks_for_proxies_is_let_in() {
+    let refusing = |name: &str, word: Option<(&str, &str)>| {
+        let mut namespace = namespace(name, Some("restricted"));
+        namespace.labels_mut().extend(word.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        namespace
+    };
+    let mut facts = ready();
+    facts.namespaces = Ok(vec![
+        refusing("bank", None),
+        refusing("ci", Some((names::INJECT, "disabled"))),
+        refusing("shop", Some((names::INJECT, "enabled"))),
+        refusing("tea", Some((names::INJECT, "enabled"))),
+    ]);
+    let report = judge(&facts);
+    let line = report.checks.iter().find(|line| line.name == "pod-security").unwrap();
+    assert!(
+        line.text.ends_with("in namespace shop, tea, asking for proxies; in 2 more, which ask for none"),
+        "{line:?}"
+    );
+    let hint = "kubectl label --overwrite namespace shop pod-security.kubernetes.io/enforce=privileged";
+    assert_eq!(line.hint.as_deref(), Some(hint));
+}
+
+/// Istio injects by its label: who keeps Istio keeps that, and is told so about one namespace at a time.
+#[test]
+fn istio_keeps_its_label() {
+    let mut facts = ready();
+    let both = ["shop", "tea"];
+    facts.namespaces = Ok(both.map(|name| namespace(name, None)).into());
+    for namespace in facts.namespaces.as_mut().unwrap() {
+        namespace.labels_mut().insert(ISTIO.to_owned(), "enabled".to_owned());
+    }
+    let hint = |facts: &Before| judge(facts).checks.into_iter().find(|line| line.name == "istio")?.hint;
+    for name in both {
+        let expected = format!("kubectl annotate namespace {name} meshctl.io/inject=disabled");
+        assert_eq!(hint(&facts), Some(expected));
+        let namespaces = facts.namespaces.as_mut().unwrap();
+        let namespace = namespaces.iter_mut().find(|namespace| namespace.name_any() == name).unwrap();
+        namespace.annotations_mut().insert(names::INJECT.to_owned(), "disabled".to_owned());
+    }
+    assert_eq!(hint(&facts), None);
+}
+
 #[test]
 fn the_gateway_api_that_is_recommended_is_the_one_that_is_tested() {
     let module = concat!(env!("CARGO_MANIFEST_DIR"), "/../integration-tests/kubernetes/gateway-api/go.mod");
@@ -194,14 +239,14 @@ const CASES: &[Case] = &[
         },
         Outcome::Warning,
         "namespace shop: pods that Istio has are left alone",
-        "kubectl label namespace shop istio-injection-",
+        "kubectl annotate namespace shop meshctl.io/inject=disabled",
     ),
     (
         "pod-security",
         |facts| facts.namespaces = Ok(vec![namespace("shop", Some("baseline"))]),
         Outcome::Warning,
         "in namespace shop",
-        "kubectl label --overwrite namespace shop pod-security.kubernetes.io/enforce=privileged",
+        "kubectl label --overwrite namespace NAMESPACE pod-security.kubernetes.io/enforce=privileged",
     ),
     (
         "present",
