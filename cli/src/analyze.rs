@@ -34,7 +34,8 @@ use judge::{Judged, Known};
 #[derive(Debug, Clone, Default, ClapArgs)]
 pub struct AnalyzeArgs {
     /// A manifest, a directory of them with all below it (*.yaml, *.yml, *.json, but nothing hidden), or - for standard
-    /// input; may be given several times. No cluster is asked [default: what is in the cluster]
+    /// input; may be given several times. No cluster is asked. Objects that name no namespace are in that of --namespace, or
+    /// in default; without --namespace those of all are looked at [default: what is in the cluster]
     #[arg(short, long, value_name = "FILE|DIR|-")]
     pub filename: Vec<String>,
     /// Which namespaces; with --filename all of them.
@@ -94,18 +95,30 @@ pub struct Analysis {
 /// Analyzes manifests; no cluster is asked.
 pub fn run_on_files(args: &AnalyzeArgs, format: Format) -> anyhow::Result<()> {
     let Inputs { read: inputs, mut notes } = input::read(&args.filename, STDIN)?;
-    let (sources, foreign) = source::objects(&inputs);
+    let (mut sources, foreign) = source::objects(&inputs);
     notes.extend(foreign);
+    let namespace = args.scope.namespace.as_deref();
+    let looked_at = namespace.map_or(sources.len(), |namespace| place(&mut sources, namespace));
+    if let (Some(namespace), others @ 1..) = (namespace, sources.len() - looked_at) {
+        notes.push(format!("not looked at: {} of other namespaces than {namespace}", many(others, "object")));
+    }
     for note in &notes {
         eprintln!("meshctl: {}", printable(note.clone()));
     }
     let unreadable = source::unreadable(&inputs);
-    if sources.is_empty() && unreadable.is_empty() {
-        return Err(usage(format!("there is no object in {}", args.filename.join(", "))));
+    if looked_at == 0 && unreadable.is_empty() {
+        let of = namespace.map(|namespace| format!(" of namespace {namespace}")).unwrap_or_default();
+        return Err(usage(format!("there is no object{of} in {}", args.filename.join(", "))));
     }
-    let mut judged = judge::judge(&sources, &Known::files());
+    let mut judged = Judged { objects: looked_at, ..judge::judge(&sources, &Known::files()) };
     judged.findings.extend(unreadable);
-    finish(&Analysis::new(judged, args.scope.namespace.as_deref()), format)
+    finish(&Analysis::new(judged, namespace), format)
+}
+
+/// Puts what names no namespace into this one, and says how many objects are in it then.
+fn place(sources: &mut [source::Source], namespace: &str) -> usize {
+    sources.iter_mut().for_each(|source| source.put_into(namespace));
+    sources.iter().filter(|source| source.is_of(namespace)).count()
 }
 
 /// Analyzes the manifests of a demo.
@@ -204,7 +217,7 @@ Examples:
   meshctl analyze -A                       the whole cluster
   meshctl analyze -f manifests/            before they are applied, with all below it; no cluster is asked
   meshctl analyze -f base/ -f extra.yaml
-  kustomize build . | meshctl analyze -f -
+  kustomize build . | meshctl analyze -n shop -f -    for what kubectl apply -n shop will get
   meshctl analyze -f app.yaml -o json      for a program, or a pull request's checks
 
 Looks at HTTPRoutes, Services, the kinds of meshctl.io, and meshctl.io annotations on pods, on what pods are made from and on \

@@ -11,13 +11,14 @@
 
 #[cfg(test)]
 pub(crate) mod fake;
+mod kubeconfig;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
 use k8s_openapi::apimachinery::pkg::version::Info;
-use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::config::KubeConfigOptions;
 use kube::{Client, Config};
 use tokio::time::timeout;
 
@@ -171,21 +172,22 @@ pub async fn connect_there(args: &ClusterArgs, no_demo: Option<LocationError>) -
 }
 
 async fn configuration(args: &ClusterArgs) -> Result<Config, ConnectError> {
-    let unusable = |error: KubeconfigError| ConnectError::Unusable(one_line(&describe(&error)));
+    let listed: Vec<PathBuf> = std::env::var_os("KUBECONFIG")
+        .map(|list| std::env::split_paths(&list).filter(|path| !path.as_os_str().is_empty()).collect())
+        .unwrap_or_default();
     let kubeconfig = match &args.kubeconfig {
-        Some(path) => Some(Kubeconfig::read_from(path).map_err(unusable)?),
-        None => match Kubeconfig::from_env().map_err(unusable)? {
-            Some(kubeconfig) => Some(kubeconfig),
-            None if usual_kubeconfig().is_some_and(|path| path.is_file()) => {
-                Some(Kubeconfig::read().map_err(unusable)?)
-            }
+        Some(path) => Some(kubeconfig::read(path)?),
+        None if !listed.is_empty() => Some(kubeconfig::merged(&listed)?),
+        None => match usual_kubeconfig().filter(|path| path.is_file()) {
+            Some(path) => Some(kubeconfig::read(&path)?),
             None => None,
         },
     };
     match kubeconfig {
         Some(kubeconfig) => {
             let options = KubeConfigOptions { context: args.context.clone(), ..KubeConfigOptions::default() };
-            Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(unusable)
+            let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
+            config.map_err(|error| ConnectError::Unusable(one_line(&kubeconfig::describe(&error))))
         }
         // A service account has one context only.
         None if args.context.is_some() => Err(ConnectError::NotConfigured),
@@ -195,17 +197,6 @@ async fn configuration(args: &ClusterArgs) -> Result<Config, ConnectError> {
 
 fn usual_kubeconfig() -> Option<PathBuf> {
     std::env::home_dir().map(|home| home.join(".kube/config"))
-}
-
-/// The mistakes people make, in our words; the rest in the library's.
-fn describe(error: &KubeconfigError) -> String {
-    match error {
-        KubeconfigError::CurrentContextNotSet => "it has no current context; choose one with --context".to_owned(),
-        KubeconfigError::LoadContext(name) => format!("it has no context {name:?}; see kubectl config get-contexts"),
-        KubeconfigError::LoadClusterOfContext(name) => format!("its context names cluster {name:?}, which it lacks"),
-        KubeconfigError::ReadConfig(problem, path) => format!("{} cannot be read: {problem}", path.display()),
-        other => other.to_string(),
-    }
 }
 
 /// What an API server's refusal, or none, means in one sentence.

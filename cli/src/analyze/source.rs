@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crd::manifest::{self, Document, ManifestError, documents, line_of};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::mistakes::{self, Mistake};
 use super::{Finding, Severity};
@@ -17,6 +17,8 @@ pub struct Source {
     pub place: Place,
     /// The object.
     pub object: Value,
+    /// The namespace of what names none in its text, where whoever asked named one.
+    given: Option<String>,
 }
 
 /// Where an object is written.
@@ -45,7 +47,33 @@ pub enum Place {
 impl Source {
     /// An object of a cluster.
     pub fn of_cluster(object: Value) -> Self {
-        Self { place: Place::Cluster, object }
+        Self::new(Place::Cluster, object)
+    }
+
+    fn new(place: Place, object: Value) -> Self {
+        Self { place, object, given: None }
+    }
+
+    /// Puts an object that names no namespace into this one, as `kubectl apply --namespace` does.
+    pub fn put_into(&mut self, namespace: &str) {
+        let written = &self.object["metadata"]["namespace"];
+        if self.kind() == "Namespace" || written.as_str().is_some_and(|written| !written.is_empty()) {
+            return;
+        }
+        if written.is_null() || written == "" {
+            let object = self.object.as_object_mut();
+            let metadata = object.map(|object| object.entry("metadata").or_insert_with(|| Map::new().into()));
+            if let Some(metadata) = metadata.and_then(Value::as_object_mut) {
+                metadata.insert("namespace".to_owned(), namespace.into());
+            }
+        }
+        self.given = Some(namespace.to_owned());
+    }
+
+    /// Whether a question about one namespace is about this object; what cannot be read may belong to anybody.
+    pub fn is_of(&self, namespace: &str) -> bool {
+        let of = if self.kind() == "Namespace" { self.name() } else { self.namespace() };
+        self.kind().is_empty() || of == namespace
     }
 
     /// What kind of object it is.
@@ -63,12 +91,12 @@ impl Source {
         self.object["metadata"]["name"].as_str().unwrap_or_default()
     }
 
-    /// Its namespace: `default` where none is written, empty for a Namespace.
+    /// Its namespace: where none is written the one it was put into or `default`, empty for a Namespace.
     pub fn namespace(&self) -> &str {
         match self.object["metadata"]["namespace"].as_str().filter(|namespace| !namespace.is_empty()) {
             _ if self.kind() == "Namespace" => "",
             Some(namespace) => namespace,
-            None => "default",
+            None => self.given.as_deref().unwrap_or("default"),
         }
     }
 
@@ -96,7 +124,7 @@ impl Source {
 
     fn mistakes(&self, error: ManifestError) -> Vec<Finding> {
         // The parser knows best where the first is; those after it are found in a copy.
-        let exact = matches!(self.place, Place::Document { .. }).then_some(error.line);
+        let exact = (matches!(self.place, Place::Document { .. }) && self.given.is_none()).then_some(error.line);
         let again = |object: &Value| {
             let text = object.to_string();
             manifest::parse(Document { line: 1, text: &text }).err().map(mistake)
@@ -115,11 +143,11 @@ impl Source {
         manifest::unknown_fields(Document { line, text: &text }).into_iter().map(|unknown| unknown.field).collect()
     }
 
-    /// What the parser reads: as it was written, where it was written alone; the line it begins at.
+    /// What the parser reads: as it was written, where that is all of it; the line it begins at.
     fn text(&self) -> (usize, Cow<'_, str>) {
         match &self.place {
-            Place::Document { line, text, .. } => (*line, Cow::Borrowed(text)),
-            Place::Cluster | Place::Item { .. } => (1, Cow::Owned(self.object.to_string())),
+            Place::Document { line, text, .. } if self.given.is_none() => (*line, Cow::Borrowed(text)),
+            _ => (1, Cow::Owned(self.object.to_string())),
         }
     }
 
@@ -191,13 +219,13 @@ pub fn split(input: &Input) -> Vec<Source> {
         match object["items"].as_array().filter(|_| is_list) {
             Some(items) => sources.extend(items.iter().enumerate().map(|(index, item)| {
                 let line = line_of(document, &format!("items[{index}]"));
-                Source { place: Place::Item { file: input.file.clone(), line }, object: item.clone() }
+                Source::new(Place::Item { file: input.file.clone(), line }, item.clone())
             })),
             None if object.is_null() => {}
             None => {
                 let text = document.text.to_owned();
                 let place = Place::Document { file: input.file.clone(), line: document.line, text };
-                sources.push(Source { place, object });
+                sources.push(Source::new(place, object));
             }
         }
     }

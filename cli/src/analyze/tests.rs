@@ -332,3 +332,31 @@ fn what_lies_in_a_directory_need_not_be_a_manifest() {
     let named = input::read(&[directory.path().join("values.yaml").display().to_string()], "").unwrap();
     assert_eq!(source::objects(&named.read).0.len(), 1);
 }
+
+#[test]
+fn what_names_no_namespace_is_in_the_one_that_is_asked_about() {
+    let anywhere = SHOP.replace(", namespace: shop", "").replace("  namespace: shop\n", "");
+    let broken = anywhere.replace("    - name: web\n      port: 80", "    - name: web\n      port: 81");
+    let in_shop = |text: &str, namespace: &str| {
+        let input = Input { file: "a.yaml".to_owned(), text: Ok(text.to_owned()), found: false };
+        let mut sources = source::split(&input);
+        let objects = place(&mut sources, namespace);
+        let judged = Judged { objects, ..judge::judge(&sources, &Known::files()) };
+        Analysis::new(judged, Some(namespace)).render().lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(in_shop(&anywhere, "shop"), ["√ 4 objects, nothing to correct"]);
+    let found = in_shop(&broken, "shop");
+    assert!(found[0].starts_with("× a.yaml:42: HTTPRoute shop/web: spec.rules[0].backendRefs[0]: "), "{found:#?}");
+    assert_eq!(found[1..], ["4 objects: 1 error, 0 warnings"]);
+    // What does not parse is told with the line it is written in.
+    let found = in_shop(&anywhere.replace("- port: 80\n    target", "- port: 80000\n    target"), "shop");
+    assert!(found[0].starts_with("× a.yaml:14: Service shop/web: spec.ports[0].port: "), "{found:#?}");
+    // Of what names another only what is asked about counts.
+    assert_eq!(in_shop(SHOP, "shop"), ["√ 4 objects, nothing to correct"]);
+    assert_eq!(in_shop(SHOP, "other"), ["√ 0 objects, nothing to correct"]);
+    // Odd documents do no harm.
+    for odd in ["7\n", "- a\n", "kind: Service\nmetadata: 7\n", "kind: Service\nmetadata: {namespace: 7}\n"] {
+        let found = in_shop(odd, "shop");
+        assert!(found.last().is_some_and(|line| line == "1 object: 1 error, 0 warnings"), "{odd}{found:#?}");
+    }
+}
