@@ -94,7 +94,7 @@ pub async fn run(
 
 /// Looks until all is well, `wait` is over, or what is left are warnings that stay: those of something under way are waited for,
 /// and so is a mesh that cannot be reached yet. A restart that was asked for a moment ago shows in its pods a moment later, so
-/// they have to stay for [`STAYS`].
+/// they have to stay for a while ([`patience`]).
 async fn settled(look: impl AsyncFn() -> anyhow::Result<Report>, wait: Duration) -> anyhow::Result<Report> {
     let deadline = Instant::now() + wait;
     let mut unchanged_since = None;
@@ -113,7 +113,7 @@ async fn settled(look: impl AsyncFn() -> anyhow::Result<Report>, wait: Duration)
                 unchanged_since = None;
                 false
             }
-            Ok(_) => now - *unchanged_since.get_or_insert(now) >= STAYS,
+            Ok(report) => now - *unchanged_since.get_or_insert(now) >= patience(report),
         };
         if over || now >= deadline {
             return report;
@@ -121,6 +121,13 @@ async fn settled(look: impl AsyncFn() -> anyhow::Result<Report>, wait: Duration)
         progress.wait(&waits_for(&report));
         sleep(Duration::from_millis(500)).await;
     }
+}
+
+/// How long nothing but lasting warnings is waited upon. Pods that are to be started anew may be just that, with nothing to see
+/// before a new one is made: a busy cluster, a quota or a webhook holds that up.
+fn patience(report: &Report) -> Duration {
+    let outdated = |line: &Line| line.outcome == Outcome::Warning && OUTDATED.contains(&line.name);
+    if report.checks.iter().any(outdated) { RESTARTS } else { STAYS }
 }
 
 /// What a wait is for: the first line that fails, else of what is under way.
@@ -236,8 +243,10 @@ pub fn some(names: &[String]) -> String {
 }
 
 const SHOWN: usize = 5;
-/// How long nothing but lasting warnings is waited upon.
 const STAYS: Duration = Duration::from_secs(3);
+/// Checks whose warnings a restart mends.
+const OUTDATED: [&str; 2] = ["injected", "version"];
+const RESTARTS: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
@@ -283,6 +292,30 @@ mod tests {
             (&[bad], 10, (Outcome::Failed, 10_000)),
         ] {
             assert_eq!(waited(looks, wait).await, expected, "{looks:?} {wait}");
+        }
+    }
+
+    /// `kubectl rollout restart` and then `check --wait`: the first new pod takes its time, the old ones look as if they stayed.
+    #[tokio::test(start_paused = true)]
+    async fn pods_to_start_anew_are_given_longer() {
+        for (name, shows_after, expected) in [
+            ("injected", 20, (Outcome::Passed, 25_000)),
+            ("version", 20, (Outcome::Passed, 25_000)),
+            ("injected", 1000, (Outcome::Warning, 30_000)),
+            ("gateway-api", 20, (Outcome::Warning, 3000)),
+        ] {
+            let began = Instant::now();
+            let look = async || {
+                let mut lines = Lines::new("");
+                match began.elapsed().as_secs() {
+                    seconds if seconds < shows_after => lines.warning(name, "old pods", "restart"),
+                    seconds if seconds < shows_after + 5 => lines.passing(name, "old pods; being replaced", "restart"),
+                    _ => lines.passed(name, "none"),
+                }
+                Ok(Report::new([lines]))
+            };
+            let report = settled(look, Duration::from_secs(300)).await.unwrap();
+            assert_eq!((report.outcome, began.elapsed().as_millis()), expected, "{name} {shows_after}");
         }
     }
 

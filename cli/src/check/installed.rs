@@ -12,6 +12,7 @@ use proto::names;
 
 use identity::TrustBundle;
 
+use crate::install::rollout;
 use crate::table;
 
 use super::fetch::{Fetched, Replica, Trial};
@@ -154,6 +155,9 @@ fn component(name: &str, deployment: &Deployment, pods: &[Pod], lines: &mut Line
     } else if available < wanted {
         let text = format!("{name}: {available} of {} are available{why}", many_replicas(wanted));
         lines.passing("deployment", text, &hint);
+    } else if let Some(missing) = rollout::rolling(deployment) {
+        // What is available may all be of the version before.
+        lines.passing("deployment", format!("{name} is being rolled out: {missing}{why}"), &hint);
     } else if version != OWN {
         let text = format!("{name} has version {version} ({image}), this meshctl {OWN}");
         lines.warning("deployment", text, "meshctl upgrade --plan");

@@ -111,7 +111,7 @@ where
 }
 
 /// What a Deployment lacks, as kubectl's rollout status judges it; `None` when it runs as it should.
-fn rolling(deployment: &Deployment) -> Option<String> {
+pub(crate) fn rolling(deployment: &Deployment) -> Option<String> {
     let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
     let status = deployment.status.clone().unwrap_or_default();
     let (updated, available) = (status.updated_replicas.unwrap_or(0), status.available_replicas.unwrap_or(0));

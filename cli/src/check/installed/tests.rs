@@ -31,13 +31,13 @@ fn root(days_ago: u64) -> String {
 
 fn deployment(name: &str) -> Deployment {
     object(json!({
-        "metadata": {"name": name, "namespace": "mesh-system"},
+        "metadata": {"name": name, "namespace": "mesh-system", "generation": 3},
         "spec": {
             "replicas": 2,
             "selector": {},
             "template": {"spec": {"containers": [{"name": name, "image": format!("meshctl.io/{name}:{OWN}")}]}},
         },
-        "status": {"availableReplicas": 2},
+        "status": {"observedGeneration": 3, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2},
     }))
 }
 
@@ -186,6 +186,38 @@ fn a_mesh_that_is_well() {
         "running",
     ];
     assert_eq!(names, expected, "{}", report.render());
+}
+
+/// With a surge the pods of the version before stay available for as long as the new ones do not come.
+#[test]
+fn a_component_is_waited_for_until_its_new_pods_run() {
+    let text = |change: fn(&mut Installed)| {
+        let mut facts = well();
+        change(&mut facts);
+        let mut stuck = pod("mesh-controller-6e-1", -10, false);
+        stuck.metadata.namespace = Some("mesh-system".to_owned());
+        let waiting = json!({"waiting": {"reason": "ImagePullBackOff"}});
+        let app = json!({"name": "mesh-controller", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": waiting});
+        stuck.status = Some(object(json!({"phase": "Pending", "containerStatuses": [app]})));
+        facts.pods.as_mut().unwrap().push(stuck);
+        let checks = judge(&facts).checks;
+        let line = checks.into_iter().find(|line| line.text.starts_with("mesh-controller")).unwrap();
+        assert_eq!(line.outcome == Outcome::Warning, line.passing, "{line:?}");
+        line.passing.then_some(line.text)
+    };
+    assert_eq!(text(|_| {}), None);
+    let why = ": mesh-controller-6e-1 is in ImagePullBackOff";
+    let cases: [(fn(&mut Installed), _); 3] = [
+        (
+            |facts| facts.deployments.as_mut().unwrap()[0].metadata.generation = Some(4),
+            "its change has not been seen yet",
+        ),
+        (|facts| status(facts).updated_replicas = Some(1), "1 of 2 pods are ready"),
+        (|facts| status(facts).replicas = Some(3), "1 pods of the version before are ending"),
+    ];
+    for (change, missing) in cases {
+        assert_eq!(text(change), Some(format!("mesh-controller is being rolled out: {missing}{why}")));
+    }
 }
 
 #[test]
