@@ -8,14 +8,18 @@ pub mod manual;
 
 use std::fmt;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
+use injector::decision::Skipped;
+use injector::{Decision, decide};
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proto::names;
 use serde::Deserialize as _;
 use serde_json::{Map, Value};
 
 use crate::analyze::annotations;
 use crate::args::{ManifestArgs, Output};
+use crate::check::many;
 use crate::input::{self, Input, Inputs};
 use crate::output;
 
@@ -50,8 +54,10 @@ pub enum Done {
     Changed,
     /// It has a proxy now; what people should know of it, one sentence each.
     Injected(Vec<String>),
-    /// It cannot have one, or wants none.
+    /// It is to have one, and cannot.
     NotInjected(String),
+    /// It says that it wants none, or is nobody's to change.
+    LeftOut(String),
     /// It said so before.
     Unchanged,
     /// It shares the node's network, where there can be no proxy.
@@ -71,6 +77,16 @@ pub fn run(args: &ManifestArgs, wish: Wish<'_>, output: Option<Output>) -> anyho
     }
     for fate in &rewritten.fates {
         eprintln!("{fate}");
+    }
+    // Whoever reads on, as kubectl apply does, would make pods without a proxy of them.
+    let failed = rewritten.fates.iter().filter(|fate| matches!(fate.done, Done::NotInjected(_))).count();
+    if failed > 0 {
+        let them = if failed == 1 { "it says" } else { "they say" };
+        bail!(
+            "{} not injected, so nothing is written; correct what {them} above, or write {}: disabled where no proxy is wanted",
+            many(failed, "object"),
+            names::INJECT
+        );
     }
     output::print(&rewritten.text)
 }
@@ -95,11 +111,21 @@ pub fn rewrite(inputs: &[Input], wish: Wish<'_>, output: Option<Output>) -> anyh
         let text = input.text.as_ref().map_err(|problem| anyhow!("{name} {problem}"))?;
         let before = rewritten.fates.len();
         let documents = one(text, wish, &mut rewritten.fates).with_context(|| name.to_owned())?;
+        if !input.found
+            && let Some(index) = documents.iter().position(Document::is_foreign)
+        {
+            bail!("{name}: document {} is no manifest of Kubernetes: it has no kind", index + 1);
+        }
         if input.found && rewritten.fates.len() == before {
             rewritten.notes.push(format!("{name} is no manifest of Kubernetes: left out"));
         } else {
             parts.push(documents);
         }
+    }
+    if parts.iter().flatten().all(|document| document.object.is_null()) {
+        let named: Vec<&str> = inputs.iter().map(|input| input.file.as_str()).collect();
+        let all = if named == ["-"] { "on standard input".to_owned() } else { format!("in {}", named.join(", ")) };
+        bail!("there is no manifest {all}");
     }
     let is_json = |documents: &Vec<Document>| documents.iter().any(|document| document.is_json);
     let output = match output {
@@ -151,6 +177,11 @@ struct Document {
 }
 
 impl Document {
+    /// Whether it holds something else than an object of Kubernetes.
+    fn is_foreign(&self) -> bool {
+        !self.object.is_null() && self.object["kind"].as_str().is_none_or(str::is_empty)
+    }
+
     fn write(&self, text: &mut String, is_first_of_input: bool, output: Option<Output>) -> anyhow::Result<()> {
         if output == Some(Output::Json) {
             if !self.object.is_null() {
@@ -226,6 +257,16 @@ fn apply(object: &mut Value, wish: Wish<'_>, fates: &mut Vec<Fate>) {
             Wish::Proxy(manual) => manual.put(&name, namespace.as_deref(), template),
             Wish::Disabled | Wish::Nothing if has_proxy(template) => Done::HasProxy,
             wish => {
+                if wish == Wish::Enabled
+                    && let Some(word) = refusal(&kind, template)
+                {
+                    fates.push(Fate {
+                        object: format!("{} {name}", kind.to_lowercase()),
+                        done: Done::LeftOut(word),
+                        doubts,
+                    });
+                    return;
+                }
                 let changed = say(template, wish);
                 if wish == Wish::Enabled {
                     doubts = doubts_of(template);
@@ -235,6 +276,19 @@ fn apply(object: &mut Value, wish: Wish<'_>, fates: &mut Vec<Fate>) {
         },
     };
     fates.push(Fate { object: format!("{} {name}", kind.to_lowercase()), done, doubts });
+}
+
+/// The word by which somebody said no, for this very object.
+fn refusal(kind: &str, template: &Value) -> Option<String> {
+    let metadata: ObjectMeta = serde_json::from_value(template["metadata"].clone()).ok()?;
+    let (pod, namespace) = match kind {
+        "Namespace" => (ObjectMeta::default(), metadata),
+        _ => (metadata, ObjectMeta::default()),
+    };
+    match decide(&Pod { metadata: pod, ..Pod::default() }, &namespace) {
+        Decision::Skip(no @ Skipped::Disabled(_)) => Some(no.to_string()),
+        _ => None,
+    }
 }
 
 /// Whether `inject --manual` put the proxy in, or a webhook did before the object was fetched.
@@ -307,6 +361,10 @@ impl fmt::Display for Fate {
             }
             Done::NotInjected(why) => {
                 let line = format!("{} not injected: {why}", self.object);
+                return f.write_str(&crate::table::one_line(&line));
+            }
+            Done::LeftOut(why) => {
+                let line = format!("{} skipped: {why}", self.object);
                 return f.write_str(&crate::table::one_line(&line));
             }
             Done::Unchanged => "unchanged",

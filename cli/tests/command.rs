@@ -133,6 +133,7 @@ fn files_that_cannot_be_used_end_with_two_and_what_is_in_them_with_one() {
         (1, format!("check --demo-dir {empty}"), "no demo is running"),
         (1, format!("analyze -f {wrong}"), "1 error to correct"),
         (1, format!("inject {values}"), "document 1 is not YAML"),
+        (1, format!("inject {list}"), "is no manifest of Kubernetes"),
         (0, format!("analyze -f {good}"), "0 errors, 1 warning"),
         (0, format!("inject {good} -f {wrong}"), "kind: Service"),
     ] {
@@ -159,6 +160,16 @@ fn what_went_well_ends_with_nought() {
     ] {
         ends(words, input, 0, said);
     }
+}
+
+#[test]
+fn a_pod_that_cannot_have_its_proxy_is_not_passed_on() {
+    let pod = "kind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: app, ports: [{containerPort: 15006}]}]}\n";
+    let output = meshctl("inject --manual --ignore-cluster", pod);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("pod a not injected: ") && said.contains("1 object not injected, so nothing is"), "{said}");
+    assert_eq!((output.status.code(), output.stdout.is_empty()), (Some(1), true));
+    ends("inject", "hello\n", 1, "standard input: document 1 is no manifest");
 }
 
 /// What was done is told beside the manifests, not among them.

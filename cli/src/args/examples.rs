@@ -36,7 +36,8 @@ Examples:
 Sets the annotation meshctl.io/inject on what pods are made from (Deployment, StatefulSet, DaemonSet, Job, CronJob, \
 Pod, Namespace …, in YAML or JSON, many documents or a List). The proxy itself is put in by the \
 cluster when the pod is made; with --manual it is put in here, by the same rules and with the settings of the installed mesh, and \
-keeps its version until the manifest is made anew. Documents that change lose their comments, the others stay as they are.";
+keeps its version until the manifest is made anew. What says disabled itself is left so: uninject takes the word away first. \
+Documents that change lose their comments, the others stay as they are.";
 
 pub(super) const UNINJECT_EXAMPLES: &str = "\
 Examples:

@@ -164,7 +164,10 @@ const SHEETS: [Sheet; 15] = [
         command: "inject",
         outputs: &[Output::Yaml, Output::Json],
         meaning: "How to write every document: yaml or json [default: each as it came]",
-        codes: ("when everything is written", "when something to read is no manifest: nothing is written then"),
+        codes: (
+            "when everything is written",
+            "when something to read is no manifest, or is to have a proxy by --manual and cannot: nothing is written then",
+        ),
     },
     Sheet {
         command: "uninject",

@@ -101,6 +101,7 @@ impl Manual {
         // No copy of the trust bundle: roots change, and a manifest may be old when it is applied.
         match injector::inject(&pod, &metadata, &self.config, None) {
             Outcome::Skipped(Skipped::AlreadyInjected) => Done::Unchanged,
+            Outcome::Skipped(why) if !why.is_surprising() => Done::LeftOut(why.to_string()),
             Outcome::Skipped(why) => Done::NotInjected(why.to_string()),
             Outcome::Injected(injection) => match json_patch::patch(&mut injected, &injection.patch) {
                 Ok(()) => {
@@ -232,6 +233,7 @@ mod tests {
             let (out, fates) = rewrite_text(&text, Wish::Proxy(&manual)).unwrap();
             assert_eq!(out, text);
             assert!(fates[0].to_string().contains(expected), "{expected}: {}", fates[0]);
+            assert_eq!(matches!(fates[0].done, Done::LeftOut(_)), expected == "disabled", "{}", fates[0]);
         }
         let (_, fates) = rewrite_text("kind: Namespace\nmetadata: {name: a}\n", Wish::Proxy(&manual)).unwrap();
         assert_eq!(fates[0].done, Done::NoPods);

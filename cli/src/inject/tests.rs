@@ -78,7 +78,7 @@ fn every_kind_with_pods() {
         (r#"{"kind": "Namespace", "metadata": {"name": "a"}}"#, "/metadata"),
         (r#"{"kind": "Job", "spec": {"template": {}}}"#, "/spec/template/metadata"),
         (
-            r#"{"kind": "CronJob", "spec": {"jobTemplate": {"spec": {"template": {"metadata": {"labels": {"meshctl.io/inject": "disabled"}}}}}}}"#,
+            r#"{"kind": "CronJob", "spec": {"jobTemplate": {"spec": {"template": {"metadata": {"labels": {"meshctl.io/inject": "maybe"}}}}}}}"#,
             "/spec/jobTemplate/spec/template/metadata",
         ),
         (
@@ -128,22 +128,50 @@ fn files_become_one_stream() {
 
 #[test]
 fn odd_input() {
-    for text in [
-        "",
-        "---\n",
-        "# nothing\n",
-        "null\n",
-        "- a\n",
-        "kind: [a]\n",
-        "kind: Deployment\n",
-        "kind: Deployment\nspec: 7\n",
-    ] {
+    for text in ["kind: Deployment\n", "kind: Deployment\nspec: 7\n", "kind: List\nitems: []\n"] {
         let (out, done) = fates(text, Wish::Enabled);
         assert_eq!(out, text);
         assert!(!done.contains(&Done::Changed), "{text}");
     }
+    for text in ["", "---\n", "# nothing\n", "null\n"] {
+        let none = rewrite_text(text, Wish::Enabled).unwrap_err().to_string();
+        assert_eq!(none, "there is no manifest on standard input", "{text}");
+    }
+    for text in ["hello\n", "- a\n", "kind: [a]\n", "replicas: 1\n", "{}"] {
+        let none = rewrite_text(text, Wish::Enabled).unwrap_err().to_string();
+        assert_eq!(none, "standard input: document 1 is no manifest of Kubernetes: it has no kind", "{text}");
+    }
+    let second = rewrite_text("kind: Service\n---\nhello\n", Wish::Nothing).unwrap_err().to_string();
+    assert!(second.contains("document 2 is no manifest"), "{second}");
+    // A directory with nothing but other files.
+    let values = rewrite(&[input("dir/values.yaml", "replicas: 1\n")], Wish::Enabled, None).unwrap_err().to_string();
+    assert_eq!(values, "there is no manifest in dir/values.yaml");
     assert!(rewrite_text("a: [", Wish::Enabled).is_err());
     assert!(rewrite_text("{\"a\": ", Wish::Enabled).is_err());
     assert!(rewrite_text("kind: Pod\nmetadata: 7\n", Wish::Enabled).is_ok());
     assert!(rewrite_text("kind: Pod\nmetadata: {annotations: [a]}\n", Wish::Enabled).is_ok());
+}
+
+#[test]
+fn whoever_said_no_is_left_out() {
+    let pod = |metadata: &str| format!("kind: Pod\nmetadata: {metadata}\nspec: {{}}\n");
+    for (text, said) in [
+        (
+            pod("{name: a, annotations: {meshctl.io/inject: disabled}}"),
+            "pod a skipped: meshctl.io/inject: \"disabled\" on the pod says no",
+        ),
+        (
+            pod("{name: a, labels: {meshctl.io/inject: disabled}}"),
+            "pod a skipped: meshctl.io/inject: \"disabled\" on the pod says no",
+        ),
+        (pod("{name: a, annotations: {sidecar.istio.io/inject: 'false'}}"), "pod a skipped: sidecar.istio.io/inject"),
+        (
+            "kind: Namespace\nmetadata: {name: a, annotations: {meshctl.io/inject: disabled}}\n".to_owned(),
+            "namespace a skipped: ",
+        ),
+    ] {
+        let (out, fates) = rewrite_text(&text, Wish::Enabled).unwrap();
+        assert_eq!(out, text);
+        assert!(fates[0].to_string().starts_with(said), "{said}: {}", fates[0]);
+    }
 }
