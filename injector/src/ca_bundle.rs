@@ -19,7 +19,9 @@ use proto::names::WEBHOOK_CONFIGURATION;
 
 /// What is known of it, for whoever scrapes us.
 #[derive(Debug, Clone, Default)]
-pub struct Trusted(Gauge<i64, AtomicI64>);
+pub struct Trusted {
+    in_force: Gauge<i64, AtomicI64>,
+}
 
 impl Trusted {
     /// Puts `mesh_injector_ca_bundle_in_force` into the registry.
@@ -28,7 +30,7 @@ impl Trusted {
         registry.register(
             "mesh_injector_ca_bundle_in_force",
             "1 while the API server believes the certificate we serve with: every webhook has a caBundle that it chains to",
-            trusted.0.clone(),
+            trusted.in_force.clone(),
         );
         trusted
     }
@@ -87,7 +89,7 @@ struct Told {
 
 impl Told {
     fn tell(&mut self, look: Look, readiness: &Readiness, trusted: &Trusted) {
-        trusted.0.set((look == Look::Right).into());
+        trusted.in_force.set((look == Look::Right).into());
         if self.last.as_ref() == Some(&look) {
             return;
         }
@@ -202,7 +204,7 @@ mod tests {
             (Look::Right, true, 1),
         ] {
             told.tell(look.clone(), &readiness, &trusted);
-            assert_eq!((readiness.is_ready(), trusted.0.get()), (is_ready, gauge), "{look:?}");
+            assert_eq!((readiness.is_ready(), trusted.in_force.get()), (is_ready, gauge), "{look:?}");
         }
     }
 }

@@ -51,8 +51,8 @@ pub struct OtherMesh {
     pub mesh: &'static str,
     /// How that is known.
     pub sign: String,
-    /// Somebody asked for our proxy by our own word; by Istio's they may well have meant Istio.
-    pub is_ours_by_our_word: bool,
+    /// Whether somebody meant us: by Istio's own words they may well have meant Istio, which has the pod.
+    pub is_surprising: bool,
 }
 
 /// Why a pod gets no proxy.
@@ -161,7 +161,7 @@ impl Skipped {
             Self::NotAskedFor | Self::Disabled(_) | Self::SystemNamespace | Self::AlreadyInjected | Self::MirrorPod => {
                 false
             }
-            Self::OtherMesh(other) => other.is_ours_by_our_word,
+            Self::OtherMesh(other) => other.is_surprising,
             _ => true,
         }
     }

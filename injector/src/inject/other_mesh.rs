@@ -21,8 +21,9 @@ pub(super) fn has_it(pod: &Pod, spec: &PodSpec, namespace: &ObjectMeta, asked: &
     };
     let is_mirrored = asked.on == On::Namespace && !has(namespace.annotations.as_ref(), INJECT);
     let is_istios = is_mirrored && has(namespace.annotations.as_ref(), INJECT_MIRRORED);
-    let is_ours_by_our_word = asked.key == INJECT && !is_istios;
-    Err(Skipped::OtherMesh(OtherMesh { mesh, sign, is_ours_by_our_word }))
+    // Istio does not follow its label for sidecars in an ambient namespace, so that nobody would have the pod.
+    let is_surprising = by_container.is_none() || asked.key == INJECT && !is_istios;
+    Err(Skipped::OtherMesh(OtherMesh { mesh, sign, is_surprising }))
 }
 
 /// The pod's own word counts before its namespace's.

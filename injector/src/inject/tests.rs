@@ -92,7 +92,11 @@ fn a_pod_that_istio_was_asked_for_surprises_nobody() {
         );
         namespace.annotations = Some([("meshctl.io/inject-mirrored".to_owned(), "enabled".to_owned())].into());
     };
-    assert!(!is_surprising("other-mesh-ambient", istios));
+    assert!(!is_surprising("other-mesh", &|pod: &mut Pod, namespace: &mut ObjectMeta| {
+        pod.metadata.annotations = None;
+        istios(pod, namespace);
+    }));
+    assert!(is_surprising("other-mesh-ambient", istios), "there Istio injects nobody");
     let by_pod = &|pod: &mut Pod, _: &mut ObjectMeta| {
         pod.metadata.annotations = Some([("sidecar.istio.io/inject".to_owned(), "true".to_owned())].into());
     };

@@ -30,6 +30,7 @@ fn exported() -> BTreeMap<String, BTreeSet<String>> {
         ("", include_str!("../../../../controller/runtime/src/certificate.rs")),
         ("", include_str!("../../../../identity/server/src/metrics.rs")),
         ("", include_str!("../../../../injector/src/metrics.rs")),
+        ("", include_str!("../../../../injector/src/ca_bundle.rs")),
     ] {
         let mut found = 0;
         for metric in registered.captures_iter(source) {
