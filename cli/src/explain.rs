@@ -1,5 +1,7 @@
 //! `meshctl explain`: what the words mean by which the mesh says why it answered in an application's place.
 
+mod next;
+
 use std::str::FromStr as _;
 
 use proto::Reason;
@@ -36,12 +38,16 @@ struct Explanation {
     /// Whether the application may have had the request.
     may_have_reached_app: bool,
     sentence: &'static str,
+    /// What to look at.
+    next: &'static str,
+    /// Whether this version of the mesh can answer so.
+    occurs: bool,
 }
 
 /// Prints what is asked for.
 pub fn run(args: &ExplainArgs, format: Format) -> anyhow::Result<()> {
     let reasons = match &args.reason {
-        None => Reason::ALL.to_vec(),
+        None => Reason::ALL.iter().copied().filter(|reason| next::occurs(*reason)).collect(),
         Some(text) => vec![find(text)?],
     };
     let explanations: Vec<Explanation> = reasons.into_iter().map(Explanation::of).collect();
@@ -59,6 +65,8 @@ impl Explanation {
             proxy_error: reason.proxy_error(),
             may_have_reached_app: reason.may_have_reached_app(),
             sentence: reason.sentence(),
+            next: next::next(reason),
+            occurs: next::occurs(reason),
         }
     }
 }
@@ -82,7 +90,13 @@ fn render(explanations: &[Explanation]) -> String {
         let reached = if one.may_have_reached_app { "perhaps" } else { "no" };
         table.row(vec![one.reason.into(), one.status.to_string(), reached.into(), one.sentence.into()]);
     }
-    table.render()
+    let mut text = table.render();
+    // In a table of all there is no room for it.
+    match explanations {
+        [one] => text.push_str(&format!("\nLook at: {}\n", one.next)),
+        _ => text.push_str("\nmeshctl explain REASON says what to look at.\n"),
+    }
+    text
 }
 
 #[cfg(test)]
@@ -95,6 +109,7 @@ mod tests {
             let header = format!("mesh-proxy; error={}; details=\"{reason}\"", reason.proxy_error());
             assert_eq!((find(reason.as_str()).unwrap(), find(&header).unwrap()), (*reason, *reason));
             let text = render(&[Explanation::of(*reason)]);
+            assert!(text.contains(&format!("\nLook at: {}\n", next::next(*reason))), "{text}");
             assert!(text.contains(reason.sentence()) && text.contains(&reason.status().to_string()), "{text}");
         }
         let unknown = find("teapot").unwrap_err().to_string();
