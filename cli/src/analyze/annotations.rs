@@ -17,6 +17,7 @@ use serde_json::Value;
 use super::source::Source;
 use super::{Finding, Severity};
 use crate::inject::template_path;
+use crate::install::apply::CREATED_BY;
 
 /// What annotations are judged with.
 #[derive(Debug)]
@@ -311,7 +312,7 @@ pub const KEYS: [&str; 14] = [
     names::DRAIN_DELAY,
 ];
 /// Those the mesh writes.
-const WRITTEN: [&str; 2] = [names::INJECT_MIRRORED, names::PROXY_VERSION];
+const WRITTEN: [&str; 3] = [names::INJECT_MIRRORED, names::PROXY_VERSION, CREATED_BY];
 const PREFIX: &str = "meshctl.io/";
 /// Kinds without pods on which people look for annotations of a mesh.
 const READ_KINDS: [&str; 4] = ["Service", "HTTPRoute", "ExternalWorkload", "ServiceAccount"];

@@ -224,7 +224,7 @@ pub const MANAGER: &str = "meshctl";
 /// The usual label for who manages an object.
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Annotation of what an installation found missing and made.
-const CREATED_BY: &str = "meshctl.io/created-by";
+pub const CREATED_BY: &str = "meshctl.io/created-by";
 const AT_ONCE: usize = 8;
 
 #[cfg(test)]

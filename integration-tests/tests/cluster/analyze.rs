@@ -42,14 +42,15 @@ fn mistakes_are_named_with_their_objects() {
     }
     assert!(!text.contains("Service mistakes/web"), "{text}");
     let (_, everywhere) = analyze(namespace, &["--all-namespaces"]);
-    assert!(everywhere.contains("HTTPRoute mistakes/canary"), "{everywhere}");
+    assert!(everywhere.contains("HTTPRoute mistakes/canary") && !everywhere.contains("mesh-system"), "{everywhere}");
 
     // Gateway API gives nobody rights to its kinds; whoever may view a namespace may see its routes by ours.
     let developer = Account::new(&namespace.cluster, "mistakes", Some("view"));
     let (good, text, told) = developer.meshctl(&namespace.cluster, &["analyze"]);
     assert!(!good && !text.contains("not looked at"), "{text}{told}");
     for expected in [
-        "× HTTPRoute mistakes/canary: spec.rules[0].backendRefs[0]: there is no Service port",
+        "‼ HTTPRoute mistakes/canary: spec.rules[0].backendRefs[0]: there is no Service port",
+        "× HTTPRoute mistakes/canary: spec.rules[1].filters: the filter RequestMirror is not supported",
         "Deployment mistakes/odd",
     ] {
         assert!(text.contains(expected), "{expected}\n{text}{told}");
