@@ -26,6 +26,7 @@ pub mod annotations;
 pub mod judge;
 pub mod mistakes;
 pub mod online;
+pub mod others;
 pub mod source;
 
 use judge::{Judged, Known};

@@ -14,6 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proto::names;
 use serde_json::Value;
 
+use super::others;
 use super::source::Source;
 use super::{Finding, Severity};
 use crate::inject::template_path;
@@ -45,6 +46,8 @@ pub fn judge(source: &Source, context: &Context<'_>) -> Vec<Finding> {
         None if READ_KINDS.contains(&source.kind()) => {
             let mut found = misplaced(source, None);
             found.extend(opaque_ports_of_service(source, context));
+            let metadata = serde_json::from_value(source.object["metadata"].clone()).unwrap_or_default();
+            found.extend(others::of_keys(source, "metadata", &metadata));
             found
         }
         None => Vec::new(),
@@ -134,12 +137,26 @@ fn of_template(source: &Source, path: &str, context: &Context<'_>) -> Vec<Findin
     let mut found = keys(source, &format!("{root}metadata"), &pod.metadata);
     let namespace = context.namespaces.get(source.namespace());
     let unknown = ObjectMeta { name: Some(source.namespace().to_owned()), ..ObjectMeta::default() };
+    // Nothing is lost by a setting of a pod that wants no proxy.
+    let no_proxy = match decide(&pod, namespace.unwrap_or(&unknown)) {
+        Decision::Skip(skipped @ (Skipped::Disabled(_) | Skipped::SystemNamespace)) => Some(skipped),
+        Decision::Skip(skipped @ Skipped::NotAskedFor) if namespace.is_some() => Some(skipped),
+        _ => None,
+    };
     for invalid in invalid_settings(&pod.metadata, namespace.unwrap_or(&unknown), context.config) {
         if invalid.on == On::Pod {
             // Values that can be used are needed below, where the rest is judged.
             pod.metadata.annotations.as_mut().map(|map| map.remove(invalid.key));
-            let problem = format!("{}; the pod starts without a proxy", invalid.problem);
-            found.push(source.of_key(Severity::Error, &map, invalid.key, problem));
+            found.push(match &no_proxy {
+                None => {
+                    let problem = format!("{}; the pod starts without a proxy", invalid.problem);
+                    source.of_key(Severity::Error, &map, invalid.key, problem)
+                }
+                Some(skipped) => {
+                    let problem = format!("{}; no effect, because there is no proxy: {skipped}", invalid.problem);
+                    source.of_key(Severity::Warning, &map, invalid.key, problem)
+                }
+            });
         }
     }
     for (key, problem) in surely_wrong(&pod, namespace.unwrap_or(&unknown), context.config) {
@@ -180,7 +197,7 @@ fn of_template(source: &Source, path: &str, context: &Context<'_>) -> Vec<Findin
 
 /// Keys that look like ours and are read by nobody.
 fn keys(source: &Source, metadata_path: &str, metadata: &ObjectMeta) -> Vec<Finding> {
-    let mut found = Vec::new();
+    let mut found = others::of_keys(source, metadata_path, metadata);
     for (place, map) in [("annotations", &metadata.annotations), ("labels", &metadata.labels)] {
         let ours = map.iter().flatten().map(|(key, _)| key.as_str()).filter(|key| key.starts_with(PREFIX));
         for key in ours.filter(|key| !WRITTEN.contains(key)) {

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::annotations::{self, Context};
+use super::others;
 use super::source::{Place, Source};
 use super::{Finding, Severity};
 use crate::inject::template_path;
@@ -120,15 +121,7 @@ fn of_header(source: &Source) -> Option<Finding> {
         "gateway.networking.k8s.io" if kind != "HTTPRoute" && kind.ends_with("Route") && names_a_service() => {
             say(Severity::Warning, format!("the mesh does not follow a {kind} yet: it has no effect on the Service"))
         }
-        group if REFUSING.contains(&(group, kind)) => say(
-            Severity::Error,
-            format!("the mesh has no policy of this kind yet ({kind} of {group}): what it refused is accepted"),
-        ),
-        group if MESHES.iter().any(|mesh| group == *mesh || group.ends_with(&format!(".{mesh}"))) => say(
-            Severity::Warning,
-            format!("the mesh does not read {kind} of {group}: it has no effect; write an HTTPRoute where it routes"),
-        ),
-        _ => None,
+        group => others::of_kind(source, group, kind),
     }
 }
 
@@ -268,19 +261,5 @@ fn namespaces(sources: &[Source]) -> BTreeMap<String, ObjectMeta> {
     sources.iter().filter(|source| source.kind() == "Namespace").filter_map(read).collect()
 }
 
-/// Domains of other meshes' kinds.
-const MESHES: [&str; 3] = ["istio.io", "linkerd.io", "smi-spec.io"];
-/// Kinds without which others get in.
-const REFUSING: [(&str, &str); 9] = [
-    ("security.istio.io", "PeerAuthentication"),
-    ("security.istio.io", "AuthorizationPolicy"),
-    ("security.istio.io", "RequestAuthentication"),
-    ("policy.linkerd.io", "Server"),
-    ("policy.linkerd.io", "ServerAuthorization"),
-    ("policy.linkerd.io", "AuthorizationPolicy"),
-    ("policy.linkerd.io", "MeshTLSAuthentication"),
-    ("policy.linkerd.io", "NetworkAuthentication"),
-    ("access.smi-spec.io", "TrafficTarget"),
-];
 /// Fields of Gateway API's HTTPRoute that are not mistyped (GEP-1731, GEP-1619, GEP-3793, GEP-1767, GEP-1494).
 const NOT_FOLLOWED: [&str; 5] = ["retry", "sessionPersistence", "useDefaultGateways", "cors", "externalAuth"];

@@ -177,7 +177,7 @@ fn what_has_no_effect_is_a_warning() {
 #[test]
 fn kinds_of_other_meshes_that_refuse_are_errors() {
     for (group, kind) in [
-        ("security.istio.io/v1", "PeerAuthentication"),
+        ("security.istio.io/v1", "RequestAuthentication"),
         ("security.istio.io/v1beta1", "AuthorizationPolicy"),
         ("policy.linkerd.io/v1beta3", "Server"),
         ("policy.linkerd.io/v1beta1", "ServerAuthorization"),
@@ -359,4 +359,74 @@ fn what_names_no_namespace_is_in_the_one_that_is_asked_about() {
         let found = in_shop(odd, "shop");
         assert!(found.last().is_some_and(|line| line == "1 object: 1 error, 0 warnings"), "{odd}{found:#?}");
     }
+}
+
+#[test]
+fn policies_of_other_meshes_are_errors_where_they_refuse() {
+    for (group, kind, spec, mark) in [
+        ("security.istio.io/v1", "PeerAuthentication", "{mtls: {mode: STRICT}}", '×'),
+        ("security.istio.io/v1", "PeerAuthentication", "{mtls: {mode: PERMISSIVE}}", '‼'),
+        ("security.istio.io/v1", "PeerAuthentication", "{portLevelMtls: {80: {mode: STRICT}}}", '×'),
+        ("security.istio.io/v1", "AuthorizationPolicy", "{action: AUDIT}", '‼'),
+        ("security.istio.io/v1", "AuthorizationPolicy", "{action: DENY}", '×'),
+        ("policy.linkerd.io/v1alpha1", "EgressNetwork", "{trafficPolicy: Deny}", '×'),
+        ("policy.linkerd.io/v1alpha1", "EgressNetwork", "{trafficPolicy: Allow}", '‼'),
+        ("policy.linkerd.io/v1beta3", "Server", "{accessPolicy: audit}", '‼'),
+        ("networking.istio.io/v1", "Sidecar", "{outboundTrafficPolicy: {mode: REGISTRY_ONLY}}", '×'),
+        ("networking.istio.io/v1", "Sidecar", "{outboundTrafficPolicy: {mode: ALLOW_ANY}}", '‼'),
+    ] {
+        let text = format!("apiVersion: {group}\nkind: {kind}\nmetadata: {{name: a}}\nspec: {spec}\n");
+        one(&text, &format!("{mark} a.yaml:1: {kind} default/a: the mesh "));
+    }
+}
+
+#[test]
+fn kinds_of_other_meshes_have_advice_of_their_own() {
+    for (group, kind, said) in [
+        ("networking.istio.io/v1", "VirtualService", "write an HTTPRoute"),
+        ("networking.istio.io/v1", "WorkloadEntry", "write an ExternalWorkload of meshctl.io/v1alpha1"),
+        ("workload.linkerd.io/v1beta1", "ExternalWorkload", "write an ExternalWorkload of meshctl.io/v1alpha1"),
+        ("telemetry.istio.io/v1", "Telemetry", "metrics are always on"),
+        ("networking.istio.io/v1", "DestinationRule", "a subset is a Service of its own"),
+        ("networking.istio.io/v1alpha3", "EnvoyFilter", "there is nothing for it here yet"),
+    ] {
+        let text = format!("apiVersion: {group}\nkind: {kind}\nmetadata: {{name: a}}\n");
+        assert!(lines(&text)[0].contains(said), "{:?}", lines(&text));
+    }
+}
+
+#[test]
+fn annotations_of_other_meshes_are_told_with_ours() {
+    for (theirs, ours) in [
+        ("config.linkerd.io/skip-outbound-ports: '25'", "meshctl.io/skip-outbound-ports"),
+        ("traffic.sidecar.istio.io/excludeOutboundPorts: '25'", "meshctl.io/skip-outbound-ports"),
+        ("linkerd.io/inject: enabled", "meshctl.io/inject: enabled"),
+    ] {
+        let text = SHOP.replace("meshctl.io/proxy-workers: \"2\"", theirs);
+        let key = theirs.split(": ").next().unwrap();
+        one(
+            &text,
+            &format!(
+                "‼ a.yaml:27: Deployment shop/web: spec.template.metadata.annotations[{key}]: the mesh does not read it; write the annotation {ours}"
+            ),
+        );
+    }
+    // Both, while the other mesh is still there.
+    let both = SHOP.replace("meshctl.io/inject: enabled", "meshctl.io/inject: enabled\n    linkerd.io/inject: enabled");
+    assert_eq!(lines(&both), ["√ 4 objects, nothing to correct"]);
+    let revision = "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: a\n  labels: {istio.io/rev: stable}\n";
+    one(revision, "‼ a.yaml:5: Namespace a: metadata.labels[istio.io/rev]: the mesh does not read it");
+    let policy = revision.replace(
+        "labels: {istio.io/rev: stable}",
+        "annotations: {config.linkerd.io/default-inbound-policy: all-authenticated}",
+    );
+    one(&policy, "× a.yaml:5: Namespace a: metadata.annotations[config.linkerd.io/default-inbound-policy]: ");
+}
+
+#[test]
+fn a_wrong_setting_of_a_pod_that_wants_no_proxy_is_a_warning() {
+    let text = SHOP.replace("proxy-workers: \"2\"", "proxy-workers: many\n        meshctl.io/inject: disabled");
+    let place = "a.yaml:27: Deployment shop/web: spec.template.metadata.annotations[meshctl.io/proxy-workers]: ";
+    one(&text, &format!("‼ {place}"));
+    one(&text.replace("meshctl.io/inject: disabled", "x: y"), &format!("× {place}"));
 }

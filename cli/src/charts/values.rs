@@ -71,7 +71,14 @@ fn without_nulls(values: &mut Value) {
 pub fn set(values: &mut Value, text: &str, as_text: bool) -> Result<(), ValuesError> {
     let mut parser = Parser { rest: text, as_text };
     while !parser.rest.is_empty() {
-        parser.assignment(values, 0).map_err(|problem| ValuesError::Set { text: text.to_owned(), problem })?;
+        let comma = if parser.rest.len() < text.len() {
+            r"; a comma begins the next key: one within a value is written \, as in 'a=1\,2' (with the quotes, for the shell)"
+        } else {
+            ""
+        };
+        parser
+            .assignment(values, 0)
+            .map_err(|problem| ValuesError::Set { text: text.to_owned(), problem: problem + comma })?;
     }
     Ok(())
 }
@@ -201,6 +208,17 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_comma_in_a_value_is_told_how_to_write() {
+        let mut values = Value::Object(Map::new());
+        let told = set(&mut values, "proxy.skipInboundPorts=22,23", false).unwrap_err().to_string();
+        assert!(told.contains(r"'a=1\,2'"), "{told}");
+        let other = set(&mut values, "proxy", false).unwrap_err().to_string();
+        assert!(!other.contains("comma"), "{other}");
+        set(&mut values, r"proxy.skipInboundPorts=22\,23", false).unwrap();
+        assert_eq!(values["proxy"]["skipInboundPorts"], "22,23");
+    }
 
     #[test]
     fn set_as_helm_reads_it() {
