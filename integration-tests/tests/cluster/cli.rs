@@ -370,7 +370,15 @@ fn manifests_are_injected_and_uninjected() {
     shop.namespace.apply(&server_manifest("web", 1)).unwrap();
     shop.namespace.rolled_out().unwrap();
     let get = "kubectl get deployment/web --namespace by-hand --output yaml";
-    for (word, meshed) in [("inject", true), ("inject --disable", false), ("inject", true), ("uninject", false)] {
+    for (word, meshed) in [
+        ("inject", true),
+        ("inject --disable", false),
+        // Somebody has said no.
+        ("inject", false),
+        ("uninject", false),
+        ("inject", true),
+        ("uninject", false),
+    ] {
         cluster.shell(&format!("{get} | meshctl {word} | kubectl apply --filename -")).unwrap();
         shop.namespace.rolled_out().unwrap();
         assert_eq!(shop.is_meshed("web"), meshed, "{word}");
