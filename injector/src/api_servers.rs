@@ -14,23 +14,11 @@ use kube::{Api, Client};
 /// Keeps the addresses current; never returns.
 pub async fn follow(client: Client, preferred: Preferred) {
     let api = Api::<EndpointSlice>::namespaced(client, NAMESPACE);
-    let mut objects = std::pin::pin!(watch_named(api, NAME));
-    let mut failing = false;
+    let mut objects = std::pin::pin!(watch_named(api, NAME, "the EndpointSlice of the API servers"));
     while let Some(object) = objects.next().await {
-        match object {
-            Ok(object) => {
-                failing = false;
-                let addresses = object.as_ref().map(addresses).unwrap_or_default();
-                tracing::debug!(?addresses, "addresses of API servers");
-                preferred.set_addresses(addresses);
-            }
-            // One line per outage; what was known stays.
-            Err(error) => {
-                if !std::mem::replace(&mut failing, true) {
-                    tracing::warn!(%error, "cannot follow the EndpointSlice of the API servers");
-                }
-            }
-        }
+        let addresses = object.as_ref().map(addresses).unwrap_or_default();
+        tracing::debug!(?addresses, "addresses of API servers");
+        preferred.set_addresses(addresses);
     }
 }
 

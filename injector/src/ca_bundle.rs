@@ -43,22 +43,13 @@ impl Trusted {
 pub async fn follow(client: Client, tls: MeshTls, readiness: Readiness, trusted: Trusted) {
     readiness.wait_for(CONDITION, "waiting for the webhook configuration");
     let api = Api::<MutatingWebhookConfiguration>::all(client);
-    let mut objects = std::pin::pin!(watch_named(api, WEBHOOK_CONFIGURATION));
+    let mut objects = std::pin::pin!(watch_named(api, WEBHOOK_CONFIGURATION, "the webhook configuration"));
     let mut ticks = tokio::time::interval(EVERY);
-    let (mut current, mut failing, mut told) = (None, false, Told::default());
+    let (mut current, mut told) = (None, Told::default());
     loop {
         tokio::select! {
             object = objects.next() => match object {
-                Some(Ok(object)) => {
-                    failing = false;
-                    current = Some(object);
-                }
-                Some(Err(error)) => {
-                    if !std::mem::replace(&mut failing, true) {
-                        tracing::warn!(%error, "cannot follow the webhook configuration");
-                    }
-                    continue;
-                }
+                Some(object) => current = Some(object),
                 None => std::future::pending().await,
             },
             // Another certificate of ours, or one that has ended.

@@ -189,7 +189,7 @@ async fn replicas(client: &Client, pods: &[Pod]) -> Vec<Replica> {
             };
             let metrics = way.get_port(&address, port, "/metrics").await.unwrap_or_default();
             let text = String::from_utf8_lossy(&metrics).into_owned();
-            let samples = exposition::parse(&text, &[SOURCE_AGE, ISSUER_BEGIN, ISSUER_END, RESTARTS]);
+            let samples = exposition::parse(&text, &[SOURCE_AGE, ISSUER_BEGIN, ISSUER_END, super::watches::RESTARTS]);
             let samples = samples.unwrap_or_default();
             let milliseconds = |metric: &str| {
                 let sample = samples.iter().find(|sample| sample.name == metric)?;
@@ -298,7 +298,6 @@ pub(super) fn named<'n>(namespaces: &'n [Namespace], name: &str) -> Option<&'n N
 }
 
 /// The controller's.
-const RESTARTS: &str = super::watches::RESTARTS;
 const SOURCE_AGE: &str = "mesh_controller_source_age_seconds";
 /// Identity's.
 const ISSUER_BEGIN: &str = "mesh_identity_issuer_begin_timestamp_seconds";

@@ -14,7 +14,7 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::time::{interval, timeout};
 
-use crate::kubernetes::{describe_chain, watch_named};
+use crate::kubernetes::watch_named;
 
 /// Tells of the bundle in force (PEM) whenever it is another, looking each time `every` has passed; never returns.
 pub async fn tell(tls: MeshTls, every: Duration, mut told: impl FnMut(Option<Arc<str>>)) {
@@ -115,32 +115,20 @@ impl OpenBundle {
 async fn keep_current(client: Client, from: &BundleConfigMap, sender: &watch::Sender<Option<Arc<TrustBundle>>>) {
     let (namespace, name) = (from.namespace.as_str(), from.name.as_str());
     let api = Api::<ConfigMap>::namespaced(client, namespace);
-    let mut objects = std::pin::pin!(watch_named(api, name));
-    let mut failing = false;
+    let mut objects = std::pin::pin!(watch_named(api, name, "the trust bundle"));
     while let Some(object) = objects.next().await {
-        match object {
-            Ok(object) => {
-                failing = false;
-                match bundle_of(object.as_ref(), from) {
-                    Ok(bundle) => {
-                        sender.send_if_modified(|current| {
-                            let changed = current.as_ref() != Some(&bundle);
-                            *current = Some(bundle);
-                            changed
-                        });
-                    }
-                    Err(error) if sender.borrow().is_some() => {
-                        tracing::error!(error, "keeping the trust bundle of before");
-                    }
-                    Err(error) => tracing::warn!(error, "waiting for the trust bundle"),
-                }
+        match bundle_of(object.as_ref(), from) {
+            Ok(bundle) => {
+                sender.send_if_modified(|current| {
+                    let changed = current.as_ref() != Some(&bundle);
+                    *current = Some(bundle);
+                    changed
+                });
             }
-            // One line per outage: the watch tries again by itself.
-            Err(error) => {
-                if !std::mem::replace(&mut failing, true) {
-                    tracing::warn!(namespace, name, error = describe_chain(&error), "cannot follow the trust bundle");
-                }
+            Err(error) if sender.borrow().is_some() => {
+                tracing::error!(error, "keeping the trust bundle of before");
             }
+            Err(error) => tracing::warn!(error, "waiting for the trust bundle"),
         }
     }
 }

@@ -44,13 +44,14 @@ pub fn watch_config() -> watcher::Config {
     watcher::Config::default().timeout(WATCH_SECONDS)
 }
 
-/// Follows one object: it, whenever it changes, or nothing where there is none. Errors are told and tried again.
-pub fn watch_named<K>(api: Api<K>, name: &str) -> impl Stream<Item = Result<Option<K>, watcher::Error>> + Send + use<K>
+/// Follows one object: it, whenever it changes, or nothing where there is none. What was known stays while it cannot be followed,
+/// which is tried again and logged once per outage; `what` it is, for that line.
+pub fn watch_named<K>(api: Api<K>, name: &str, what: &'static str) -> impl Stream<Item = Option<K>> + Send + use<K>
 where
     K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
     let events = watcher(api, watch_config().fields(&format!("metadata.name={name}")));
-    let mut listed = false;
+    let (mut listed, mut failing) = (false, false);
     events.backoff(watcher::DefaultBackoff::default()).filter_map(move |event| {
         let told = match event {
             Ok(Event::Init) => {
@@ -59,13 +60,19 @@ where
             }
             Ok(Event::InitApply(object)) => {
                 listed = true;
-                Some(Ok(Some(object)))
+                Some(Some(object))
             }
-            Ok(Event::InitDone) => (!listed).then_some(Ok(None)),
-            Ok(Event::Apply(object)) => Some(Ok(Some(object))),
-            Ok(Event::Delete(_)) => Some(Ok(None)),
-            Err(error) => Some(Err(error)),
+            Ok(Event::InitDone) => (!listed).then_some(None),
+            Ok(Event::Apply(object)) => Some(Some(object)),
+            Ok(Event::Delete(_)) => Some(None),
+            Err(error) => {
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(error = describe_chain(&error), "cannot follow {what}, trying again");
+                }
+                None
+            }
         };
+        failing &= told.is_none();
         std::future::ready(told)
     })
 }

@@ -39,22 +39,13 @@ impl CaBundle {
     /// Keeps it for ever.
     pub(crate) async fn run(mut self) {
         let api = Api::<MutatingWebhookConfiguration>::all(self.client.clone());
-        let mut objects = std::pin::pin!(watch_named(api.clone(), WEBHOOK_CONFIGURATION));
-        let (mut current, mut pace, mut failing) = (None, Pace::default(), false);
+        let mut objects = std::pin::pin!(watch_named(api.clone(), WEBHOOK_CONFIGURATION, "the webhook configuration"));
+        let (mut current, mut pace) = (None, Pace::default());
         loop {
             let again = pace.again;
             tokio::select! {
                 object = objects.next() => match object {
-                    Some(Ok(object)) => {
-                        failing = false;
-                        current = object;
-                    }
-                    Some(Err(error)) => {
-                        if !std::mem::replace(&mut failing, true) {
-                            tracing::warn!(%error, "cannot follow the webhook configuration");
-                        }
-                        continue;
-                    }
+                    Some(object) => current = object,
                     None => return,
                 },
                 changed = self.wanted.changed() => if changed.is_err() { return },

@@ -70,26 +70,22 @@ impl IssuerSecret {
 
     /// Follows the Secret; never returns. What is not an issuer, or is gone, changes nothing.
     pub(crate) async fn follow(self, sender: watch::Sender<KeptIssuer>) {
-        let mut objects = std::pin::pin!(watch_named(self.secrets(), ISSUER_SECRET));
-        let mut failing = false;
+        let mut objects = std::pin::pin!(watch_named(self.secrets(), ISSUER_SECRET, "the issuer's Secret"));
         while let Some(object) = objects.next().await {
-            match object.as_ref().map(|object| object.as_ref().map(kept)) {
-                Ok(Some(Ok(kept))) => {
+            match object.as_ref().map(kept) {
+                Some(Ok(kept)) => {
                     sender.send_if_modified(|before| {
                         let changed = *before != kept;
                         *before = kept;
                         changed
                     });
                 }
-                Ok(Some(Err(error))) => tracing::error!(error, "going on with the issuer of before"),
-                Ok(None) => tracing::error!(
+                Some(Err(error)) => tracing::error!(error, "going on with the issuer of before"),
+                None => tracing::error!(
                     secret = ISSUER_SECRET,
                     "the issuer's Secret was deleted, going on with it; after a restart there will be a new root"
                 ),
-                Err(error) if !failing => tracing::warn!(%error, "cannot follow the issuer's Secret, trying again"),
-                Err(_) => {}
             }
-            failing = object.is_err();
         }
     }
 
